@@ -1,0 +1,13 @@
+"""What is trained: backbones with a partitioned stage, and models around them."""
+
+from importlib.util import find_spec
+
+from .backbones import *  # noqa: F403
+from .partitioned_stage import PartitionedStage, partitioned_stages
+from .wrappers import LocalModel
+
+if find_spec('mmdet') is not None:  # classification runs without mmdet
+    from .dense_heads import *  # noqa: F403
+    from .detectors import *  # noqa: F403
+
+__all__ = ['LocalModel', 'PartitionedStage', 'partitioned_stages']

@@ -1,0 +1,3 @@
+"""The version of resist_mm."""
+
+__version__ = '0.1.0'

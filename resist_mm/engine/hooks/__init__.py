@@ -1,0 +1,7 @@
+"""Hooks that run training in rounds."""
+
+from .local_sgd_hook import LocalSGDHook
+from .resist_hook import ResISTHook
+from .round_hook import RoundHook
+
+__all__ = ['LocalSGDHook', 'ResISTHook', 'RoundHook']

@@ -1,0 +1,70 @@
+"""When the whole model is needed, and how many rounds that ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+__all__ = ['cut_rounds', 'saves_after_epoch', 'saves_after_iter', 'whole_model_iters']
+
+
+def saves_after_iter(hook: Hook, runner: Runner) -> bool:
+    """Whether a hook is about to save a checkpoint after this iteration."""
+    return (
+        isinstance(hook, CheckpointHook)
+        and not hook.by_epoch
+        and (
+            hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            or (hook.save_last and hook.is_last_train_iter(runner))
+        )
+    )
+
+
+def saves_after_epoch(hook: Hook, runner: Runner) -> bool:
+    """Whether a hook is about to save a checkpoint after this epoch."""
+    return (
+        isinstance(hook, CheckpointHook)
+        and hook.by_epoch
+        and (
+            hook.every_n_epochs(runner, hook.interval, hook.save_begin)
+            or (hook.save_last and hook.is_last_train_epoch(runner))
+        )
+    )
+
+
+def whole_model_iters(runner: Runner) -> set[int]:
+    """The numbers of iterations, from 1, after which the whole model is needed."""
+    epoch_based = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    epoch_iters = len(runner.train_dataloader)
+    intervals = []
+    if runner.val_loop is not None:
+        intervals.append(runner.val_interval * (epoch_iters if epoch_based else 1))
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.interval > 0:
+            intervals.append(hook.interval * (epoch_iters if hook.by_epoch else 1))
+    return {it for interval in intervals for it in range(interval, runner.max_iters + 1, interval)}
+
+
+def cut_rounds(local_iters: int, needed: Iterable[int]) -> tuple[int, int]:
+    """Count the rounds that end early.
+
+    Args:
+        local_iters (int): Iterations of a full round.
+        needed (Iterable[int]): Iterations after which the whole model is needed.
+
+    Returns:
+        tuple[int, int]: The rounds cut, and all rounds, up to the last of ``needed``.
+
+    Example:
+        >>> cut_rounds(50, [100, 230])
+        (1, 5)
+    """
+    cut = rounds = previous = 0
+    for iteration in sorted(needed):
+        full, rest = divmod(iteration - previous, local_iters)
+        cut += rest > 0
+        rounds += full + (rest > 0)
+        previous = iteration
+    return cut, rounds

@@ -1,0 +1,76 @@
+"""mmdet's ResNet with a partitioned stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from resist_mm.registry import MODELS
+
+from ..partitioned_stage import BlockAnatomy, partition_stages_of
+
+__all__ = ['PartitionableResNet']
+
+
+@MODELS.register_module()
+class PartitionableResNet(ResNet):
+    """mmdet's ``ResNet`` whose stages can be dealt out by blocks (ResIST, Sec. 2.2).
+
+    Parameter names are those of mmdet's and torchvision's ResNet, so that their
+    weights load; the only new entry of the state dict is ``<stage>.scale``.
+    All other arguments, their defaults included, are mmdet's: mind that
+    ``norm_eval`` is True by default, and that training from scratch needs
+    ``norm_eval=False``.
+
+    Args:
+        partition_stages (Sequence[str]): Stages whose blocks are dealt out.
+            Defaults to ``('layer3',)``, as in the paper.
+        partition_first (bool): Whether the first block of these stages, the one
+            with the projection shortcut, is dealt out too: its residual branch
+            only, the shortcut stays shared. Defaults to False, as in the paper.
+        *args, **kwargs: Arguments of ``mmdet.models.ResNet``.
+
+    Raises:
+        ValueError: If a stage does not exist or has too few blocks.
+
+    Example:
+        >>> import torch
+        >>> from resist_mm.models import PartitionableResNet
+        >>> backbone = PartitionableResNet(depth=18, partition_stages=('layer2', 'layer3'))
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 32, 32))]
+        [(1, 64, 8, 8), (1, 128, 4, 4), (1, 256, 2, 2), (1, 512, 1, 1)]
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        partition_stages: Sequence[str] = ('layer3',),
+        partition_first: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        partition_stages_of(self, self.res_layers, partition_stages, MMDET_ANATOMY, partition_first)
+
+
+def _residual_end(block: BasicBlock | Bottleneck) -> nn.Module:
+    if isinstance(block, BasicBlock):
+        return block.norm2
+    if block.with_plugins and block.after_conv3_plugin_names:
+        return getattr(block, block.after_conv3_plugin_names[-1])
+    return block.norm3
+
+
+def _shared(block: BasicBlock | Bottleneck) -> list[nn.Module]:
+    return [] if block.downsample is None else [block.downsample]
+
+
+def _skip(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    # x comes out of a ReLU, so an identity block needs none
+    return x if block.downsample is None else F.relu(block.downsample(x))
+
+
+MMDET_ANATOMY = BlockAnatomy(_residual_end, _shared, _skip)

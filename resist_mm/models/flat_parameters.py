@@ -1,0 +1,121 @@
+"""Parameters that share one flat tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['FlatParameters', 'flatten_by_dtype']
+
+# Vectorised kernels want aligned addresses; parameters of odd sizes go last.
+ALIGNED_NUMEL = 64
+
+
+class FlatParameters:
+    """Parameters whose storage is one contiguous, one-dimensional tensor.
+
+    The ``nn.Parameter`` objects stay the same, so optimizers, schedulers and the
+    state dict notice nothing; they become views of ``flat``. What is sent or
+    received over the network is ``flat`` itself: nothing is packed. The storage
+    can be given up and taken back (the parameters are then empty tensors), which
+    is how a dropped block comes to cost no memory.
+
+    Strides are kept, so that parameters in ``channels_last`` stay in it.
+
+    Args:
+        params (Iterable[nn.Parameter]): At least one, all of one dtype and on one
+            device.
+
+    Raises:
+        ValueError: If there is no parameter, or they differ in dtype or device.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter]) -> None:
+        # sorted() is stable: within each group the model's order is kept
+        self.params = sorted(params, key=lambda p: p.numel() % ALIGNED_NUMEL != 0)
+        kinds = {(p.dtype, p.device) for p in self.params}
+        if len(kinds) != 1:
+            raise ValueError(
+                f'parameters of one flat tensor need one dtype and one device, got {sorted(map(str, kinds))}'
+            )
+        ((self.dtype, self.device),) = kinds
+        # empty_like() keeps the strides of a dense tensor and makes any other one dense
+        self._layouts = [(p.size(), torch.empty_like(p).stride(), p.numel()) for p in self.params]
+        self.numel = sum(p.numel() for p in self.params)
+        self._flat: Tensor | None = None
+        self._adopt_values()
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, whether or not the storage is there."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def released(self) -> bool:
+        """Whether the storage has been given up."""
+        return self._flat is None
+
+    @property
+    def flat(self) -> Tensor:
+        """The storage, of shape (numel,).
+
+        If something replaced the data of a parameter meanwhile (a cast, a load
+        with ``assign=True``), its values are copied back into one tensor first.
+
+        Raises:
+            RuntimeError: If the storage has been released.
+        """
+        if self._flat is None:
+            raise RuntimeError('these parameters were dropped: their storage is released')
+        if any(p.data_ptr() != view.data_ptr() for p, view in zip(self.params, self._views(), strict=True)):
+            self._adopt_values()
+        return self._flat
+
+    def sizes(self) -> list[tuple[nn.Parameter, int]]:
+        """The parameters with the number of elements that they have when held."""
+        return [(p, numel) for p, (_, _, numel) in zip(self.params, self._layouts, strict=True)]
+
+    def release(self) -> None:
+        """Give up the storage: parameters become empty and lose their gradients."""
+        self._flat = None
+        for p in self.params:
+            p.data = torch.empty(0, dtype=self.dtype, device=self.device)
+            p.grad = None
+
+    def allocate(self) -> Tensor:
+        """Take back storage, with undefined values, and return it.
+
+        Raises:
+            RuntimeError: If the storage is still there.
+        """
+        if self._flat is not None:
+            raise RuntimeError('these parameters still have their storage')
+        self._flat = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        for p, view in zip(self.params, self._views(), strict=True):
+            p.data = view
+        return self._flat
+
+    @torch.no_grad()
+    def _adopt_values(self) -> None:
+        self.dtype, self.device = self.params[0].dtype, self.params[0].device
+        self._flat = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        for p, view in zip(self.params, self._views(), strict=True):
+            view.copy_(p)
+            p.data = view
+
+    def _views(self) -> Iterator[Tensor]:
+        assert self._flat is not None
+        offset = 0
+        for p_size, stride, numel in self._layouts:
+            yield self._flat.as_strided(p_size, stride, offset)
+            offset += numel
+
+
+def flatten_by_dtype(params: Iterable[nn.Parameter]) -> list[FlatParameters]:
+    """Put parameters into as few flat tensors as their dtypes and devices allow."""
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for p in params:
+        groups.setdefault((p.dtype, p.device), []).append(p)
+    return [FlatParameters(group) for group in groups.values()]

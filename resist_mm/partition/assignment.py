@@ -1,0 +1,86 @@
+"""The blocks of every worker in one round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+__all__ = ['Assignment']
+
+
+class Assignment:
+    """Which workers hold which partitioned blocks during one round.
+
+    An assignment is immutable and compares by value.
+
+    Args:
+        blocks_of_workers: The blocks of worker 0, of worker 1, and so on.
+        num_blocks: Number of partitioned blocks, which count from 0.
+
+    Raises:
+        ValueError: If a block is out of range, stands twice on one worker, or
+            has no holder: its parameters would be lost.
+
+    Example:
+        >>> assignment = Assignment([[0, 2], [1, 2]], num_blocks=3)
+        >>> assignment.holders(2)
+        (0, 1)
+        >>> assignment.blocks(1)
+        (1, 2)
+    """
+
+    def __init__(self, blocks_of_workers: Sequence[Iterable[int]], num_blocks: int) -> None:
+        self._blocks = tuple(tuple(sorted(blocks)) for blocks in blocks_of_workers)
+        self.num_blocks = num_blocks
+        if not self._blocks:
+            raise ValueError('an assignment needs at least one worker, got none')
+        for worker, blocks in enumerate(self._blocks):
+            if len(set(blocks)) != len(blocks):
+                raise ValueError(f'worker {worker} holds a block twice: {blocks}')
+            if blocks and (blocks[0] < 0 or blocks[-1] >= num_blocks):
+                raise ValueError(f'worker {worker} holds {blocks}, but blocks count from 0 to {num_blocks - 1}')
+        orphans = [block for block, holders in enumerate(self._holders) if not holders]
+        if orphans:
+            raise ValueError(f'blocks {orphans} have no holder: every block needs at least one')
+
+    @classmethod
+    def full(cls, num_workers: int, num_blocks: int) -> Assignment:
+        """The assignment in which every worker holds every block (local SGD)."""
+        return cls([range(num_blocks)] * num_workers, num_blocks)
+
+    @cached_property
+    def _holders(self) -> tuple[tuple[int, ...], ...]:
+        holders: list[list[int]] = [[] for _ in range(self.num_blocks)]
+        for worker, blocks in enumerate(self._blocks):
+            for block in blocks:
+                holders[block].append(worker)
+        return tuple(map(tuple, holders))
+
+    @property
+    def num_workers(self) -> int:
+        """Number of workers, S in the paper."""
+        return len(self._blocks)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every worker holds every block."""
+        return all(len(blocks) == self.num_blocks for blocks in self._blocks)
+
+    def holders(self, block: int) -> tuple[int, ...]:
+        """The workers that hold ``block``, sorted."""
+        return self._holders[block]
+
+    def blocks(self, worker: int) -> tuple[int, ...]:
+        """The blocks that ``worker`` holds, sorted: its sub-ResNet keeps their order."""
+        return self._blocks[worker]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Assignment):
+            return NotImplemented
+        return (self._blocks, self.num_blocks) == (other._blocks, other.num_blocks)
+
+    def __hash__(self) -> int:
+        return hash((self._blocks, self.num_blocks))
+
+    def __repr__(self) -> str:
+        return f'Assignment({[list(blocks) for blocks in self._blocks]}, num_blocks={self.num_blocks})'

@@ -1,0 +1,108 @@
+"""Deals the partitioned blocks out anew for every round."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from random import Random
+
+from .assignment import Assignment
+
+__all__ = ['PartitionSampler']
+
+DEFAULT_MIN_BLOCKS = 5
+
+
+class PartitionSampler:
+    """A function from the round index to the assignment of that round.
+
+    The blocks are shuffled like a deck of cards and every worker takes its hand
+    from it (Sec. 2.2 of the paper; a hand at a time or card by card is the same
+    thing with a shuffled deck). Hands differ in size by one block at most, and
+    who gets the larger ones is drawn too. Where a hand would fall below
+    ``min_blocks``, all hands are that size and the deck is dealt from its start
+    again: blocks are then shared by several workers (Sec. 2.6, "Subnetwork
+    depth"), as evenly as possible.
+
+    The assignment depends on (``seed``, round index) alone. Nobody has to send
+    it, and training may resume with another number of workers.
+
+    Args:
+        num_blocks (int): Number of partitioned blocks, at least 1.
+        num_workers (int): Number of workers, at least 1.
+        min_blocks (int, optional): Least number of partitioned blocks of a
+            worker. Defaults to None: the smaller of 5 and ``num_blocks``.
+        seed (int): Seed of all rounds. Defaults to 0.
+
+    Raises:
+        TypeError: If an argument is not an integer.
+        ValueError: If a number is out of range, above all ``min_blocks`` larger
+            than ``num_blocks``.
+
+    Example:
+        >>> sampler = PartitionSampler(num_blocks=22, num_workers=4, seed=3)
+        >>> len(sampler.sample(round_index=7).blocks(worker=0)) in (5, 6)
+        True
+    """
+
+    def __init__(self, num_blocks: int, num_workers: int, min_blocks: int | None = None, seed: int = 0) -> None:
+        if min_blocks is None:
+            min_blocks = min(DEFAULT_MIN_BLOCKS, num_blocks)
+        for name, value, least in (
+            ('num_blocks', num_blocks, 1),
+            ('num_workers', num_workers, 1),
+            ('min_blocks', min_blocks, 0),
+            ('seed', seed, None),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f'{name} must be an integer, got {value!r}')
+            if least is not None and value < least:
+                raise ValueError(f'{name} must be at least {least}, got {value}')
+        if min_blocks > num_blocks:
+            raise ValueError(
+                f'min_blocks={min_blocks} asks for more blocks than the {num_blocks} that are partitioned: '
+                f'choose min_blocks between 0 and {num_blocks}'
+            )
+        self.num_blocks = num_blocks
+        self.num_workers = num_workers
+        self.min_blocks = min_blocks
+        self.seed = seed
+
+    @property
+    def hand_sizes(self) -> list[int]:
+        """Numbers of blocks that the workers get, in no fixed order of workers."""
+        least, larger_hands = divmod(self.num_blocks, self.num_workers)
+        return [max(self.min_blocks, least + (hand < larger_hands)) for hand in range(self.num_workers)]
+
+    @property
+    def share(self) -> float:
+        """Mean share of the blocks that a worker holds: 1 / workers without sharing.
+
+        This is the activation scale of the whole model (Sec. 2.6).
+        """
+        return sum(self.hand_sizes) / (self.num_workers * self.num_blocks)
+
+    def sample(self, round_index: int) -> Assignment:
+        """Deal the blocks for a round.
+
+        Args:
+            round_index (int): Index of the round, from 0.
+
+        Returns:
+            Assignment: The same on every worker.
+
+        Raises:
+            ValueError: If ``round_index`` is negative.
+        """
+        if round_index < 0:
+            raise ValueError(f'round_index must be at least 0, got {round_index}')
+        rng = Random(f'resist_mm partition {self.seed} {round_index}')
+        deck = cycle(_shuffled(range(self.num_blocks), rng))
+        hands = [list(islice(deck, size)) for size in self.hand_sizes]
+        return Assignment(_shuffled(hands, rng), self.num_blocks)
+
+
+def _shuffled(items, rng: Random) -> list:
+    # Random.random() is the one generator whose sequence Python promises to keep;
+    # shuffle() may change between versions, and workers may run different ones.
+    keyed = [(rng.random(), item) for item in items]
+    return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]

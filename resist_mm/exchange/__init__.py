@@ -1,6 +1,6 @@
 """How parameters move between the workers at the end of a round."""
 
 from .plan import ExchangePlan, Transfer
-from .transport import Traffic, Transport
+from .transport import BlockStore, Traffic, Transport, all_reduce_bytes
 
-__all__ = ['ExchangePlan', 'Traffic', 'Transfer', 'Transport']
+__all__ = ['BlockStore', 'ExchangePlan', 'Traffic', 'Transfer', 'Transport', 'all_reduce_bytes']

@@ -1,0 +1,29 @@
+# YOLOv2 on Pascal VOC, without a protocol: what the configs of Table 6 have in common.
+#
+# 100 epochs from scratch. The learning rate rises over 30 epochs and is divided by ten after 60 and 90 (Sec. 5);
+# the paper's rates are lost. 1e-3 is darknet's for this loss (a sum over the image, averaged over the batch).
+_base_ = [
+    './models/yolov2_r101.py',
+    './datasets/voc0712_448.py',
+    'mmdet::_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=5e-4),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=30, convert_to_iter_based=True),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[60, 90], gamma=0.1),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=10)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+# Not scaled by default: with ResIST and local SGD the workers average parameters, not gradients, so the
+# learning rate belongs to the batch of one worker.
+auto_scale_lr = dict(enable=False, base_batch_size=10)
+
+default_hooks = dict(checkpoint=dict(interval=10, save_best='loss', rule='less'))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

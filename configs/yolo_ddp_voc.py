@@ -1,0 +1,3 @@
+# YOLOv2 on Pascal VOC with plain data-parallel training, for comparison; not in the paper. The batch that the
+# optimizer sees is that of all workers together.
+_base_ = ['./_base_/yolo_voc.py', './_base_/protocols/ddp.py']

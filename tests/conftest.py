@@ -1,0 +1,21 @@
+"""Settings of all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# several test processes share few cores: one thread each is fastest, and the same everywhere
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """The folder of the unpacked real images; skips where there is none."""
+    folder = os.environ.get('RESIST_MM_DATA')
+    if not folder:
+        pytest.skip('RESIST_MM_DATA does not name a folder of real images')
+    return Path(folder)

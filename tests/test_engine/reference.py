@@ -1,0 +1,99 @@
+"""ResIST in one process, written independently of the package: the reference for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resist_mm.partition import Assignment
+
+Weights = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+SHARED_BLOCKS = (0,)  # the first block of layer3
+
+
+def toy_logits(w: Weights, images: Tensor, blocks: Sequence[int], scale: float) -> Tensor:
+    """The toy model with some of its partitioned blocks, by functions alone."""
+
+    def preact(x: Tensor, name: str) -> Tensor:
+        return F.relu(F.batch_norm(x, None, None, w[f'{name}.weight'], w[f'{name}.bias'], training=True))
+
+    def block(x: Tensor, name: str, stride: int, factor: float) -> Tensor:
+        out = preact(x, f'{name}.norm1')
+        shortcut = x
+        if f'{name}.downsample.weight' in w:
+            shortcut = F.conv2d(out, w[f'{name}.downsample.weight'], stride=stride)
+        out = F.conv2d(out, w[f'{name}.conv1.weight'], stride=stride, padding=1)
+        out = preact(out, f'{name}.norm2')
+        return shortcut + factor * F.conv2d(out, w[f'{name}.conv2.weight'], padding=1)
+
+    x = F.conv2d(images, w['backbone.stem.0.weight'], padding=1)
+    x = block(x, 'backbone.layer1.0', 1, 1.0)
+    x = block(x, 'backbone.layer2.0', 2, 1.0)
+    x = block(x, 'backbone.layer3.0', 2, 1.0)
+    for number in blocks:
+        x = block(x, f'backbone.layer3.{number + 1}', 1, scale)
+    x = preact(x, 'backbone.final_norm3')
+    return F.linear(x.mean((2, 3)), w['head.weight'], w['head.bias'])
+
+
+def simulate(
+    weights: Weights,
+    batches: Sequence[Sequence[Batch]],
+    assignments: Sequence[Assignment],
+    local_iters: int,
+    lr: float,
+    momentum: float,
+    keep_momentum: bool = False,
+) -> Weights:
+    """Train by rounds; every worker is a dictionary.
+
+    Args:
+        weights: The parameters at the start.
+        batches: The batches of every worker, in order.
+        assignments: Who holds which blocks, for each round.
+        local_iters: Iterations of a round.
+        lr: Learning rate.
+        momentum: Of SGD.
+        keep_momentum: Whether it is averaged and handed over, or starts afresh.
+
+    Returns:
+        The parameters of the whole model after the last round.
+    """
+    num_workers = len(batches)
+    velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
+    for round_index, assignment in enumerate(assignments):
+        trained = []
+        for worker in range(num_workers):
+            blocks = assignment.blocks(worker)
+            mine = [name for name in weights if _block_of(name) is None or _block_of(name) in blocks]
+            w = {name: weights[name].clone() for name in mine}
+            v = {name: velocity[name].clone() for name in mine}
+            for it in range(local_iters):
+                images, labels = batches[worker][round_index * local_iters + it]
+                leaves = {name: value.clone().requires_grad_() for name, value in w.items()}
+                loss = F.cross_entropy(toy_logits(leaves, images, blocks, 1.0), labels)
+                grads = torch.autograd.grad(loss, list(leaves.values()))
+                for name, grad in zip(leaves, grads, strict=True):
+                    v[name] = momentum * v[name] + grad
+                    w[name] = w[name] - lr * v[name]
+            trained.append((w, v))
+        for name in weights:
+            holders = range(num_workers) if _block_of(name) is None else assignment.holders(_block_of(name))
+            weights[name] = torch.stack([trained[h][0][name] for h in holders]).mean(0)
+            velocity[name] = (
+                torch.stack([trained[h][1][name] for h in holders]).mean(0)
+                if keep_momentum
+                else torch.zeros_like(weights[name])
+            )
+    return weights
+
+
+def _block_of(name: str) -> int | None:
+    if not name.startswith('backbone.layer3.'):
+        return None
+    place = int(name.split('.')[2])
+    return None if place in SHARED_BLOCKS else place - 1

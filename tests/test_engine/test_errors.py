@@ -1,0 +1,130 @@
+"""Wrong configs stop before training, with an error that says what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from mmengine.hooks import EMAHook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import Runner
+from torch import nn
+
+from resist_mm.engine.hooks import LocalSGDHook, ResISTHook
+from tests.toy import ToyData, ToyModel, toy_runner
+from tests.workers import run_workers
+
+
+class PlainModel(ToyModel):
+    """Has no partitioned stage."""
+
+    def __init__(self) -> None:
+        super().__init__(partition_stages=())
+
+
+@pytest.mark.parametrize('hook', [ResISTHook, LocalSGDHook])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(local_iters=0), r'Hook\.local_iters must be an integer of at least 1, got 0'),
+        (dict(local_iters=2.5), r'Hook\.local_iters .* got 2\.5'),
+        (dict(momentum_restart_interval=0), r'Hook\.momentum_restart_interval .* got 0'),
+        (dict(bn='batch'), r"Hook\.bn must be 'recalibrate' or 'average', got 'batch'"),
+        (dict(bn_batches=-1), r'Hook\.bn_batches .* got -1'),
+    ],
+)
+def test_arguments_out_of_range(hook, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hook(**arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(min_blocks=-1), r'min_blocks .* got -1'),
+        (dict(warmup_rounds=-1), r'warmup_rounds .* got -1'),
+        (dict(activation_scale=0), r'activation_scale must be above 0 and at most 1, got 0'),
+    ],
+)
+def test_arguments_of_resist_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResISTHook(**arguments)
+
+
+def test_a_model_without_a_partitioned_stage(tmp_path):
+    with pytest.raises(ValueError, match=r'PartitionableResNet.*for model\.backbone'):
+        toy_runner(tmp_path, [ResISTHook()], model=PlainModel()).train()
+
+
+def test_local_sgd_takes_any_model(tmp_path):
+    toy_runner(tmp_path, [LocalSGDHook(local_iters=3)], model=PlainModel()).train()
+
+
+def test_more_min_blocks_than_blocks(tmp_path):
+    with pytest.raises(ValueError, match='min_blocks=7 asks for more blocks than the 6'):
+        toy_runner(tmp_path, [ResISTHook(min_blocks=7)]).train()
+
+
+def test_a_frozen_partitioned_stage(tmp_path):
+    model = ToyModel(frozen_stages=3)
+    with pytest.raises(ValueError, match='frozen_stages'):
+        toy_runner(tmp_path, [ResISTHook()], model=model).train()
+
+
+def test_a_moving_average_of_the_weights(tmp_path):
+    with pytest.raises(ValueError, match=r'EMAHook .* Remove it from custom_hooks'):
+        toy_runner(tmp_path, [EMAHook(), ResISTHook()]).train()
+
+
+def _error_of(runner: Runner) -> str:
+    try:
+        runner.train()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return 'trained'
+
+
+def _wrong(work_dir: str) -> dict[str, str]:
+    rank = dist.get_rank()
+    ddp = MMDistributedDataParallel(ToyModel(), device_ids=None, broadcast_buffers=False)
+    sync_bn = nn.SyncBatchNorm.convert_sync_batchnorm(ToyModel())
+    other_data: dict[str, Any] = dict(
+        batch_size=4, dataset=ToyData(32 + 16 * rank), sampler=dict(type='DefaultSampler', shuffle=True)
+    )
+    return {
+        name: _error_of(toy_runner(work_dir, [hook], **overrides))
+        for name, hook, overrides in (
+            ('ddp', ResISTHook(), dict(model=ddp)),
+            ('sync_bn', ResISTHook(), dict(model=sync_bn)),
+            ('seed', ResISTHook(seed=rank), {}),
+            ('local_iters', LocalSGDHook(local_iters=5 + rank), {}),
+            ('data', ResISTHook(), dict(train_dataloader=other_data)),
+            ('diff_rank_seed', ResISTHook(), dict(randomness=dict(seed=3, diff_rank_seed=True))),
+        )
+    }
+
+
+def test_what_two_workers_cannot_do(tmp_path):
+    for errors in run_workers(_wrong, 2, str(tmp_path)):
+        assert "model_wrapper_cfg = dict(type='resist_mm.LocalModel')" in errors['ddp']
+        assert "norm_cfg = dict(type='BN')" in errors['sync_bn']
+        assert 'backbone.layer1.0.norm1' in errors['sync_bn']
+        assert 'disagree on ResISTHook.seed (worker 0: 0, worker 1: 1)' in errors['seed']
+        assert 'disagree on LocalSGDHook.local_iters (worker 0: 5, worker 1: 6)' in errors['local_iters']
+        assert 'disagree on the length of train_dataloader (worker 0: 4, worker 1: 6)' in errors['data']
+        assert errors['diff_rank_seed'] == 'trained'
+
+
+def _other_weights(work_dir: str) -> str:
+    class LoadsItsOwn(ResISTHook):
+        def before_train(self, runner: Runner) -> None:
+            runner.model.module.head.bias.data.fill_(dist.get_rank())
+            super().before_train(runner)
+
+    return _error_of(toy_runner(work_dir, [LoadsItsOwn()]))
+
+
+def test_workers_that_start_from_different_weights(tmp_path):
+    for error in run_workers(_other_weights, 2, str(tmp_path)):
+        assert 'disagree on the weights to start from' in error

@@ -8,3 +8,11 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'),
     )
 )
+
+# Not needed for the swap: lets RESIST_MM_VOC say where the images are. The data sets of the base file have their
+# data_root already, so it has to be replaced in each.
+train_dataloader, val_dataloader = _base_.train_dataloader, _base_.val_dataloader
+for dataset in (*train_dataloader.dataset.dataset.datasets, val_dataloader.dataset):
+    dataset.data_root = '{{$RESIST_MM_VOC:data/VOCdevkit/}}'
+del dataset
+test_dataloader = val_dataloader

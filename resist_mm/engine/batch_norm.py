@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from resist_mm.exchange import Traffic
+from resist_mm.exchange import Parcel, Traffic
 from resist_mm.models.wrappers import not_distributed
 
 from .packing import pack, pack_bytes, unpack, unpack_bytes
@@ -40,12 +40,12 @@ def settle_buffers(runner: Runner, rounds: WorkerRounds, batches: Iterable[Any])
     statistics = recalibrate(runner, model, batches)
     if statistics:
         message = pack(statistics)
-        traffic += transport.average([message])
+        traffic += transport.average([Parcel(message)])
         unpack(statistics, message)
     others = _buffers_except(model, statistics)
     if others:
         message = pack_bytes(others)
-        traffic += transport.broadcast([message])
+        traffic += transport.broadcast(message)
         unpack_bytes(others, message)
     return traffic
 

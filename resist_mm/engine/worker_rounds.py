@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from resist_mm.exchange import ExchangePlan, Traffic, Transport
+from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
-from .optimizer_state import OptimizerState
-from .worker_state import Cargo, WorkerState
+from .cargo import Cargo, Compression
+from .worker_state import WorkerState
 
 __all__ = ['WorkerRounds']
 
@@ -19,13 +20,13 @@ class WorkerRounds:
 
     Args:
         worker (WorkerState): The tensors of this worker.
-        statistics_travel (bool): Whether running statistics of norms are averaged
-            and handed over with the parameters.
+        codec (Codec, optional): How weights are compressed on their way from round to
+            round. Making the model whole is always exact. Defaults to None.
     """
 
-    def __init__(self, worker: WorkerState, statistics_travel: bool) -> None:
+    def __init__(self, worker: WorkerState, codec: Codec | None = None) -> None:
         self.worker = worker
-        self.statistics_travel = statistics_travel
+        self.compression = Compression(worker, codec)
         self.transport = Transport(worker.device)
         self.assignment: Assignment | None = None
 
@@ -52,8 +53,9 @@ class WorkerRounds:
         if not assignment.is_full:
             self.worker.hold(assignment.blocks(self.rank))
         self.assignment = assignment
+        self.compression.remember()
 
-    def exchange(self, following: Assignment | None, restart_momentum: bool) -> Traffic:
+    def exchange(self, following: Assignment | None, restart_momentum: bool, statistics_travel: bool) -> Traffic:
         """End a round, and begin the following one unless the model becomes whole.
 
         Args:
@@ -61,6 +63,8 @@ class WorkerRounds:
                 None: all workers everything, as the whole model.
             restart_momentum (bool): Whether the optimizer starts afresh; if not,
                 its state is exchanged too.
+            statistics_travel (bool): Whether running statistics of norms are averaged
+                and handed over with the parameters.
 
         Returns:
             Traffic: The bytes moved.
@@ -68,16 +72,20 @@ class WorkerRounds:
         assert self.assignment is not None, 'no round is running'
         old = self.assignment
         new = following or Assignment.full(self.num_workers, self.worker.num_blocks)
-        state: OptimizerState = self.worker.optimizer_state
         if restart_momentum:
-            state.clear()
-        cargo = Cargo(self.worker, momentum=not restart_momentum, statistics=self.statistics_travel)
-        if old.is_full:
+            self.worker.optimizer_state.clear()
+        if following is None:
+            self.compression.settle()
+        plan = None if old.is_full else ExchangePlan.between(old, new)
+        compression = None if following is None else self.compression
+        cargo = Cargo(self.worker, not restart_momentum, statistics_travel, compression, plan)
+        if plan is None:
             # nothing changes hands, and the average leaves the whole model everywhere
-            blocks = [t for block in range(self.worker.num_blocks) for t in cargo.tensors(block)]
+            blocks = [parcel for block in range(self.worker.num_blocks) for parcel in cargo.gathered(block)]
             traffic = self.transport.average(cargo.shared() + blocks)
         else:
-            traffic = self.transport.exchange(ExchangePlan.between(old, new), cargo.shared(), cargo)
+            traffic = self.transport.exchange(plan, cargo.shared(), cargo)
+        traffic.buffers += self.compression.nbytes
         cargo.unpack()
         self.assignment = None
         if new.is_full:

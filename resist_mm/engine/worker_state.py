@@ -12,12 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
 from resist_mm.models.partitioned_stage import PartitionedStage, partitioned_stages
 
-from .optimizer_state import OptimizerState, StateEntry
-from .packing import pack, unpack
+from .optimizer_state import OptimizerState
 
-__all__ = ['Cargo', 'WorkerState', 'running_norms', 'statistics_of']
-
-_Unpack = Callable[[Tensor], None]
+__all__ = ['WorkerState', 'running_norms', 'statistics_of']
 
 
 class WorkerState:
@@ -91,78 +88,6 @@ class WorkerState:
         """The norms with running statistics outside the partitioned blocks."""
         in_blocks = {id(m) for block in range(self.num_blocks) for m in self.norms_of_block(block)}
         return [m for m in running_norms(self.model) if id(m) not in in_blocks]
-
-
-class Cargo:
-    """What travels in one exchange: parameters, and with them what is asked for.
-
-    Flat parameters are sent from and received into their own storage. Optimizer
-    state and running statistics are packed into one more message each, and have
-    to be unpacked after the exchange.
-
-    Args:
-        worker (WorkerState): The tensors of this worker.
-        momentum (bool): Whether the optimizer state travels.
-        statistics (bool): Whether the running statistics of norms travel.
-    """
-
-    def __init__(self, worker: WorkerState, momentum: bool, statistics: bool) -> None:
-        self.worker = worker
-        self.statistics = statistics
-        self.momentum = momentum
-        self._packed: dict[int | None, list[tuple[Tensor, _Unpack]]] = {}
-
-    def shared(self) -> list[Tensor]:
-        """The tensors that every worker holds."""
-        return [flat.flat for flat in self.worker.shared] + self._extras(None)
-
-    def tensors(self, block: int) -> list[Tensor]:
-        """The tensors of a block that this worker holds."""
-        return [self.worker.flat_block(block).flat, *self._extras(block)]
-
-    def allocate(self, block: int) -> list[Tensor]:
-        """Storage for a block that this worker takes over."""
-        return [self.worker.regain(block), *self._extras(block)]
-
-    def block_bytes(self) -> list[int]:
-        """Size of every block's messages in bytes, whether or not it is held."""
-        return [
-            self.worker.flat_block(block).nbytes
-            + sum(entry.nbytes for entry in self._entries(block))
-            + sum(tensor.nbytes for tensor in self._statistics(block))
-            for block in range(self.worker.num_blocks)
-        ]
-
-    def unpack(self) -> None:
-        """Put what was packed, and has been exchanged since, back in its place."""
-        for packed in self._packed.values():
-            for message, put_back in packed:
-                put_back(message)
-        self._packed.clear()
-
-    def _extras(self, part: int | None) -> list[Tensor]:
-        if part not in self._packed:
-            self._packed[part] = []
-            entries, statistics = self._entries(part), self._statistics(part)
-            if entries:
-                state = self.worker.optimizer_state
-                message = state.pack(entries, self.worker.device)
-                self._packed[part].append((message, partial(state.unpack, entries)))
-            if statistics:
-                self._packed[part].append((pack(statistics), partial(unpack, statistics)))
-        return [message for message, _ in self._packed[part]]
-
-    def _entries(self, part: int | None) -> list[StateEntry]:
-        if not self.momentum:
-            return []
-        flats = self.worker.shared if part is None else [self.worker.flat_block(part)]
-        return self.worker.optimizer_state.entries(pair for flat in flats for pair in flat.sizes())
-
-    def _statistics(self, part: int | None) -> list[Tensor]:
-        if not self.statistics:
-            return []
-        norms = self.worker.shared_norms() if part is None else self.worker.norms_of_block(part)
-        return statistics_of(norms)
 
 
 def running_norms(model: nn.Module) -> list[_NormBase]:

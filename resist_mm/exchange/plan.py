@@ -86,16 +86,24 @@ class ExchangePlan:
         return len(self.gathers) + len(self.deliveries)
 
     def sent(self, worker: int, block_bytes: Sequence[int]) -> int:
-        """Bytes that ``worker`` sends, if block b is ``block_bytes[b]`` long."""
+        """Bytes that ``worker`` sends, if the message of block b is ``block_bytes[b]`` long."""
         return sum(block_bytes[t.block] for t in self.transfers if t.source == worker)
 
     def received(self, worker: int, block_bytes: Sequence[int]) -> int:
-        """Bytes that ``worker`` receives, if block b is ``block_bytes[b]`` long."""
+        """Bytes that ``worker`` receives, if the message of block b is ``block_bytes[b]`` long."""
         return sum(block_bytes[t.block] for t in self.transfers if t.target == worker)
 
-    def total(self, block_bytes: Sequence[int]) -> int:
-        """Bytes that all workers together send."""
-        return sum(block_bytes[t.block] for t in self.transfers)
+    def total(self, block_bytes: Sequence[int], delivered_bytes: Sequence[int] | None = None) -> int:
+        """Bytes that all workers together send.
+
+        Args:
+            block_bytes (Sequence[int]): Length of the message of every block.
+            delivered_bytes (Sequence[int], optional): That of its deliveries, if it is
+                another.
+        """
+        delivered_bytes = block_bytes if delivered_bytes is None else delivered_bytes
+        gathered = sum(block_bytes[t.block] for t in self.gathers)
+        return gathered + sum(delivered_bytes[t.block] for t in self.deliveries)
 
 
 def _choose_aggregators(old: Assignment, new: Assignment) -> list[int]:

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .parcel import Parcel
 from .plan import ExchangePlan, Transfer
+from .sharded_average import ShardedAverage
 
 __all__ = ['BlockStore', 'Traffic', 'Transport', 'all_reduce_bytes']
+
+_Message = tuple[Transfer, list[Tensor]]
 
 
 class BlockStore(Protocol):
     """Where the transport finds and puts the tensors of blocks.
 
-    Both methods return the same list of one-dimensional tensors for a block, on
-    all workers: its flat parameters, then whatever travels with them.
+    Lists of a block are alike on all workers: its flat parameters, then whatever
+    travels with them.
     """
 
-    def tensors(self, block: int) -> Sequence[Tensor]:
-        """The tensors of a block that this worker holds."""
+    def gathered(self, block: int) -> Sequence[Parcel]:
+        """A block that this worker holds, on its way to the aggregating worker."""
 
-    def allocate(self, block: int) -> Sequence[Tensor]:
-        """Storage for a block that this worker takes over."""
+    def delivered(self, block: int) -> Sequence[Parcel]:
+        """A block on its way to the new holders; makes room for it if it is not held."""
 
-    def block_bytes(self) -> Sequence[int]:
-        """The size of every block's tensors together, held or not."""
+    def gathered_bytes(self) -> Sequence[int]:
+        """Size of every block's messages to the aggregating worker, held or not."""
+
+    def delivered_bytes(self) -> Sequence[int]:
+        """Size of every block's messages to the new holders, held or not."""
 
 
 @dataclass
@@ -40,16 +47,20 @@ class Traffic:
         sent: Bytes that this worker sent; of an all-reduce, its part of the ring's.
         received: Bytes that this worker received.
         total: Bytes that all workers together sent, worked out without a message.
+        buffers: Most bytes that this worker needed at a time for messages, beyond the
+            storage of what it leaves and enters.
     """
 
     sent: float = 0.0
     received: float = 0.0
     total: float = 0.0
+    buffers: int = 0
 
     def __iadd__(self, other: Traffic) -> Traffic:
         self.sent += other.sent
         self.received += other.received
         self.total += other.total
+        self.buffers = max(self.buffers, other.buffers)
         return self
 
 
@@ -87,30 +98,26 @@ class Transport:
             ahead, behind = (self.rank + 1) % self.num_workers, (self.rank - 1) % self.num_workers
             self._post([(dist.isend, token, ahead, 0), (dist.irecv, token.clone(), behind, 0)])
 
-    def average(self, tensors: Iterable[Tensor]) -> Traffic:
+    @torch.no_grad()
+    def average(self, parcels: Iterable[Parcel]) -> Traffic:
         """Replace tensors, in place, by their means over all workers."""
-        traffic = Traffic()
-        self._finish_averages(self._begin_averages(tensors, traffic))
-        return traffic
-
-    def broadcast(self, tensors: Iterable[Tensor]) -> Traffic:
-        """Replace tensors, in place, by those of worker 0."""
-        traffic = Traffic()
-        if self.num_workers == 1:
-            return traffic
-        for tensor in tensors:
-            message = self._outgoing(tensor)
-            dist.broadcast(message, src=0)
-            self._deposit(message, tensor)
-            traffic.total += (self.num_workers - 1) * tensor.nbytes
-            if self.rank == 0:
-                traffic.sent += (self.num_workers - 1) * tensor.nbytes
-            else:
-                traffic.received += tensor.nbytes
-        return traffic
+        self._traffic = Traffic()
+        self._finish_averages(self._begin_averages(parcels))
+        return self._traffic
 
     @torch.no_grad()
-    def exchange(self, plan: ExchangePlan, shared: Iterable[Tensor], blocks: BlockStore) -> Traffic:
+    def broadcast(self, tensor: Tensor) -> Traffic:
+        """Replace a tensor, in place, by that of worker 0."""
+        if self.num_workers == 1:
+            return Traffic()
+        message = self._on_wire(tensor)
+        dist.broadcast(message, src=0)
+        self._off_wire(message, tensor)
+        total = (self.num_workers - 1) * tensor.nbytes
+        return Traffic(total, 0, total) if self.rank == 0 else Traffic(0, tensor.nbytes, total)
+
+    @torch.no_grad()
+    def exchange(self, plan: ExchangePlan, shared: Iterable[Parcel], blocks: BlockStore) -> Traffic:
         """Aggregate what the old holders have and hand it to the new ones.
 
         Shared tensors are averaged over all workers while the messages of the
@@ -118,43 +125,59 @@ class Transport:
 
         Args:
             plan (ExchangePlan): The same on all workers.
-            shared (Iterable[Tensor]): Tensors that every worker holds.
+            shared (Iterable[Parcel]): What every worker holds.
             blocks (BlockStore): The blocks of this worker.
 
         Returns:
             Traffic: The bytes that this worker sent and received, and the total.
         """
-        traffic = Traffic(total=plan.total(blocks.block_bytes()))
-        averages = self._begin_averages(shared, traffic)
-        self._gather(plan, blocks, traffic)
-        self._deliver(plan, blocks, traffic)
+        self._traffic = Traffic(total=plan.total(blocks.gathered_bytes(), blocks.delivered_bytes()))
+        averages = self._begin_averages(shared)
+        self._traffic.buffers += max(self._gather(plan, blocks), self._deliver(plan, blocks))
         self._finish_averages(averages)
-        return traffic
+        return self._traffic
 
-    def _gather(self, plan: ExchangePlan, blocks: BlockStore, traffic: Traffic) -> None:
+    def _gather(self, plan: ExchangePlan, blocks: BlockStore) -> int:
+        """Collect blocks at their aggregating workers and average them; returns the bytes of buffers."""
         outgoing, incoming = self._mine(plan.gathers)
-        copies = [(t.block, [torch.empty_like(own) for own in blocks.tensors(t.block)]) for t in incoming]
-        self._send_and_receive(
-            [(t, blocks.tensors(t.block)) for t in outgoing],
-            [(t, tensors) for t, (_, tensors) in zip(incoming, copies, strict=True)],
-            traffic,
-        )
-        for block, tensors in copies:
-            for own, copy in zip(blocks.tensors(block), tensors, strict=True):
-                own.add_(copy)
-        for block in {block for block, _ in copies}:
-            for own in blocks.tensors(block):
-                own.div_(len(plan.old.holders(block)))
+        sends = [(t, [parcel.message() for parcel in blocks.gathered(t.block)]) for t in outgoing]
+        receives = [(t, [parcel.empty_message() for parcel in blocks.gathered(t.block)]) for t in incoming]
+        on_host = self._send_and_receive(sends, receives)
+        for transfer, messages in receives:
+            for parcel, message in zip(blocks.gathered(transfer.block), messages, strict=True):
+                parcel.tensor.add_(message if parcel.codec is None else parcel.opened(message))
+        for block in {transfer.block for transfer in incoming}:
+            for parcel in blocks.gathered(block):
+                parcel.tensor.div_(len(plan.old.holders(block)))
+        encoded = [
+            message.nbytes
+            for transfer, messages in sends
+            for parcel, message in zip(blocks.gathered(transfer.block), messages, strict=True)
+            if parcel.codec is not None
+        ]
+        return on_host + sum(encoded) + sum(m.nbytes for _, messages in receives for m in messages)
 
-    def _deliver(self, plan: ExchangePlan, blocks: BlockStore, traffic: Traffic) -> None:
+    def _deliver(self, plan: ExchangePlan, blocks: BlockStore) -> int:
+        """Hand blocks to their new holders; returns the bytes of buffers."""
         outgoing, incoming = self._mine(plan.deliveries)
-        held = plan.old.blocks(self.rank)
-        self._send_and_receive(
-            [(t, blocks.tensors(t.block)) for t in outgoing],
-            # an old holder that did not aggregate receives into the storage it has
-            [(t, blocks.tensors(t.block) if t.block in held else blocks.allocate(t.block)) for t in incoming],
-            traffic,
+        mine = {block: blocks.delivered(block) for block in sorted({t.block for t in outgoing + incoming})}
+        received = {transfer.block for transfer in incoming}
+        messages = {
+            block: [
+                parcel.message() if block not in received else parcel.place_for_message() for parcel in parcels
+            ]
+            for block, parcels in mine.items()
+        }
+        on_host = self._send_and_receive(
+            [(t, messages[t.block]) for t in outgoing], [(t, messages[t.block]) for t in incoming]
         )
+        encoded = 0
+        for block, parcels in mine.items():
+            for parcel, message in zip(parcels, messages[block], strict=True):
+                # the aggregating worker decodes too, so that all new holders have the same
+                parcel.open(message, parcel.tensor)
+                encoded += message.nbytes if parcel.codec is not None else 0
+        return on_host + encoded
 
     def _mine(self, transfers: Iterable[Transfer]) -> tuple[list[Transfer], list[Transfer]]:
         transfers = list(transfers)
@@ -163,27 +186,23 @@ class Transport:
             [t for t in transfers if t.target == self.rank],
         )
 
-    def _send_and_receive(
-        self,
-        outgoing: list[tuple[Transfer, Sequence[Tensor]]],
-        incoming: list[tuple[Transfer, Sequence[Tensor]]],
-        traffic: Traffic,
-    ) -> None:
+    def _send_and_receive(self, sends: list[_Message], receives: list[_Message]) -> int:
         posts: list[tuple] = []
-        for transfer, tensors in outgoing:
-            for i, tensor in enumerate(tensors):
-                posts.append((dist.isend, self._outgoing(tensor), transfer.target, _tag(transfer, i)))
-                traffic.sent += tensor.nbytes
         arrivals = []
-        for transfer, tensors in incoming:
-            for i, tensor in enumerate(tensors):
-                message = self._host_buffer(tensor) if self.through_host else tensor
-                posts.append((dist.irecv, message, transfer.source, _tag(transfer, i)))
-                arrivals.append((message, tensor))
-                traffic.received += tensor.nbytes
+        for transfer, messages in sends:
+            for i, message in enumerate(messages):
+                posts.append((dist.isend, self._on_wire(message), transfer.target, _tag(transfer, i)))
+                self._traffic.sent += message.nbytes
+        for transfer, messages in receives:
+            for i, message in enumerate(messages):
+                on_wire = self._host_buffer(message) if self.through_host else message
+                posts.append((dist.irecv, on_wire, transfer.source, _tag(transfer, i)))
+                arrivals.append((on_wire, message))
+                self._traffic.received += message.nbytes
         self._post(posts)
-        for message, tensor in arrivals:
-            self._deposit(message, tensor)
+        for on_wire, message in arrivals:
+            self._off_wire(on_wire, message)
+        return sum(on_wire.nbytes for _, on_wire, _, _ in posts) if self.through_host else 0
 
     def _post(self, posts: list[tuple]) -> None:
         if not posts:  # batch_isend_irecv raises on an empty batch
@@ -195,33 +214,44 @@ class Transport:
         for work in dist.batch_isend_irecv(operations):
             work.wait()
 
-    def _begin_averages(self, tensors: Iterable[Tensor], traffic: Traffic) -> list[tuple]:
+    def _begin_averages(self, parcels: Iterable[Parcel]) -> list[Any]:
         if self.num_workers == 1:
             return []
-        begun = []
-        for tensor in tensors:
-            message = self._outgoing(tensor)
-            begun.append((dist.all_reduce(message, async_op=True), message, tensor))
-            nbytes = all_reduce_bytes(tensor.nbytes, self.num_workers)
-            traffic += Traffic(nbytes, nbytes, self.num_workers * nbytes)
+        begun: list[Any] = []
+        for parcel in parcels:
+            if parcel.codec is not None:
+                average = ShardedAverage(parcel, host=self.through_host)
+                self._traffic += Traffic(average.sent, average.received, average.total)
+                self._traffic.buffers += average.buffer_bytes
+                begun.append(average)
+            else:
+                message = self._on_wire(parcel.tensor)
+                nbytes = all_reduce_bytes(parcel.nbytes, self.num_workers)
+                self._traffic += Traffic(nbytes, nbytes, self.num_workers * nbytes)
+                self._traffic.buffers += message.nbytes if self.through_host else 0
+                begun.append((dist.all_reduce(message, async_op=True), message, parcel.tensor))
         return begun
 
-    def _finish_averages(self, begun: list[tuple]) -> None:
-        for work, message, tensor in begun:
-            work.wait()
-            self._deposit(message.div_(self.num_workers), tensor)
+    def _finish_averages(self, begun: list[Any]) -> None:
+        for average in begun:
+            if isinstance(average, ShardedAverage):
+                average.finish()
+            else:
+                work, message, tensor = average
+                work.wait()
+                self._off_wire(message.div_(self.num_workers), tensor)
 
-    def _outgoing(self, tensor: Tensor) -> Tensor:
+    def _on_wire(self, tensor: Tensor) -> Tensor:
         return self._host_buffer(tensor).copy_(tensor) if self.through_host else tensor
+
+    @staticmethod
+    def _off_wire(message: Tensor, tensor: Tensor) -> None:
+        if message is not tensor:
+            tensor.copy_(message)
 
     @staticmethod
     def _host_buffer(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device='cpu', pin_memory=True)
-
-    @staticmethod
-    def _deposit(message: Tensor, tensor: Tensor) -> None:
-        if message is not tensor:
-            tensor.copy_(message)
 
 
 def _tag(transfer: Transfer, index: int) -> int:

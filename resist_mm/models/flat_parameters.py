@@ -22,7 +22,9 @@ class FlatParameters:
     can be given up and taken back (the parameters are then empty tensors), which
     is how a dropped block comes to cost no memory.
 
-    Strides are kept, so that parameters in ``channels_last`` stay in it.
+    Strides are kept, so that parameters in ``channels_last`` stay in it. Weights of
+    convolutions and linear layers come first, ``num_weights`` numbers in all, then
+    the few of norms and biases, which codecs leave alone.
 
     Args:
         params (Iterable[nn.Parameter]): At least one, all of one dtype and on one
@@ -34,23 +36,18 @@ class FlatParameters:
 
     def __init__(self, params: Iterable[nn.Parameter]) -> None:
         # sorted() is stable: within each group the model's order is kept
-        self.params = sorted(params, key=lambda p: p.numel() % ALIGNED_NUMEL != 0)
-        kinds = {(p.dtype, p.device) for p in self.params}
-        if len(kinds) != 1:
-            raise ValueError(
-                f'parameters of one flat tensor need one dtype and one device, got {sorted(map(str, kinds))}'
-            )
-        ((self.dtype, self.device),) = kinds
+        self.params = sorted(params, key=lambda p: (p.dim() <= 1, p.numel() % ALIGNED_NUMEL != 0))
         # empty_like() keeps the strides of a dense tensor and makes any other one dense
         self._layouts = [(p.size(), torch.empty_like(p).stride(), p.numel()) for p in self.params]
         self.numel = sum(p.numel() for p in self.params)
+        self.num_weights = sum(p.numel() for p in self.params if p.dim() > 1)
         self._flat: Tensor | None = None
         self._adopt_values()
 
     @property
     def nbytes(self) -> int:
         """Size in bytes, whether or not the storage is there."""
-        return self.numel * self.dtype.itemsize
+        return self.numel * self.params[0].dtype.itemsize
 
     @property
     def released(self) -> bool:
@@ -61,11 +58,12 @@ class FlatParameters:
     def flat(self) -> Tensor:
         """The storage, of shape (numel,).
 
-        If something replaced the data of a parameter meanwhile (a cast, a load
-        with ``assign=True``), its values are copied back into one tensor first.
+        If something replaced the data of parameters meanwhile (a cast, a move to
+        another device), their values are copied back into one tensor first.
 
         Raises:
             RuntimeError: If the storage has been released.
+            ValueError: If only some of the parameters were cast or moved.
         """
         if self._flat is None:
             raise RuntimeError('these parameters were dropped: their storage is released')
@@ -81,7 +79,7 @@ class FlatParameters:
         """Give up the storage: parameters become empty and lose their gradients."""
         self._flat = None
         for p in self.params:
-            p.data = torch.empty(0, dtype=self.dtype, device=self.device)
+            p.data = torch.empty(0, dtype=p.dtype, device=p.device)
             p.grad = None
 
     def allocate(self) -> Tensor:
@@ -92,18 +90,26 @@ class FlatParameters:
         """
         if self._flat is not None:
             raise RuntimeError('these parameters still have their storage')
-        self._flat = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        self._flat = self._new_storage()
         for p, view in zip(self.params, self._views(), strict=True):
             p.data = view
         return self._flat
 
     @torch.no_grad()
     def _adopt_values(self) -> None:
-        self.dtype, self.device = self.params[0].dtype, self.params[0].device
-        self._flat = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        self._flat = self._new_storage()
         for p, view in zip(self.params, self._views(), strict=True):
             view.copy_(p)
             p.data = view
+
+    def _new_storage(self) -> Tensor:
+        kinds = {(p.dtype, p.device) for p in self.params}
+        if len(kinds) != 1:
+            raise ValueError(
+                f'parameters of one flat tensor need one dtype and one device, got {sorted(map(str, kinds))}'
+            )
+        ((dtype, device),) = kinds
+        return torch.empty(self.numel, dtype=dtype, device=device)
 
     def _views(self) -> Iterator[Tensor]:
         assert self._flat is not None

@@ -169,8 +169,9 @@ class PartitionedStage(Sequential):
         return output * self.scale if self._held is None else None
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
-        # the weights of a plain backbone have no scale, which means 1
-        state_dict.setdefault(f'{prefix}scale', torch.ones_like(self.scale))
+        # the weights of a plain backbone have no scale, which means 1; those of another part say nothing about it
+        if any(key.startswith(prefix) for key in state_dict):
+            state_dict.setdefault(f'{prefix}scale', torch.ones_like(self.scale))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -45,18 +45,12 @@ class PartitionSampler:
     """
 
     def __init__(self, num_blocks: int, num_workers: int, min_blocks: int | None = None, seed: int = 0) -> None:
+        _check_integer('num_blocks', num_blocks, least=1)
+        _check_integer('num_workers', num_workers, least=1)
+        _check_integer('seed', seed)
         if min_blocks is None:
             min_blocks = min(DEFAULT_MIN_BLOCKS, num_blocks)
-        for name, value, least in (
-            ('num_blocks', num_blocks, 1),
-            ('num_workers', num_workers, 1),
-            ('min_blocks', min_blocks, 0),
-            ('seed', seed, None),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f'{name} must be an integer, got {value!r}')
-            if least is not None and value < least:
-                raise ValueError(f'{name} must be at least {least}, got {value}')
+        _check_integer('min_blocks', min_blocks, least=0)
         if min_blocks > num_blocks:
             raise ValueError(
                 f'min_blocks={min_blocks} asks for more blocks than the {num_blocks} that are partitioned: '
@@ -91,14 +85,21 @@ class PartitionSampler:
             Assignment: The same on every worker.
 
         Raises:
+            TypeError: If ``round_index`` is not an integer.
             ValueError: If ``round_index`` is negative.
         """
-        if round_index < 0:
-            raise ValueError(f'round_index must be at least 0, got {round_index}')
+        _check_integer('round_index', round_index, least=0)
         rng = Random(f'resist_mm partition {self.seed} {round_index}')
         deck = cycle(_shuffled(range(self.num_blocks), rng))
         hands = [list(islice(deck, size)) for size in self.hand_sizes]
         return Assignment(_shuffled(hands, rng), self.num_blocks)
+
+
+def _check_integer(name: str, value: object, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f'{name} must be an integer, got {value!r}')
+    if least is not None and value < least:
+        raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
 def _shuffled(items, rng: Random) -> list:

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from resist_mm.exchange import Traffic
+from resist_mm.exchange import Traffic, build_codec
 from resist_mm.partition import Assignment
 
 from ..batch_norm import settle_buffers
@@ -66,6 +66,13 @@ class RoundHook(Hook):
             they travel with the parameters. Defaults to 'recalibrate'.
         bn_batches (int): Number of batches of each worker to recalibrate with.
             Defaults to 8.
+        bn_interval (int): With 'average', statistics travel every so many rounds, and
+            whenever the model is made whole. Defaults to 1.
+        codec (dict, optional): How weights are compressed on their way from round to
+            round: ``dict(type='bf16')``, ``dict(type='quantize', bits=6)``,
+            ``dict(type='topk', share=0.25)``, with the arguments of the classes in
+            ``resist_mm/exchange/codec.py`` (Appendix A.5). Making the model whole is
+            always exact. Defaults to None: fp32.
         seed (int, optional): Seed of the partition. Defaults to None: worker 0's
             ``runner.seed``.
 
@@ -81,18 +88,23 @@ class RoundHook(Hook):
         momentum_restart_interval: int | None = 1,
         bn: str = 'recalibrate',
         bn_batches: int = 8,
+        bn_interval: int = 1,
+        codec: dict | None = None,
         seed: int | None = None,
     ) -> None:
         self._check_counts(
             local_iters=local_iters,
             momentum_restart_interval=1 if momentum_restart_interval is None else momentum_restart_interval,
             bn_batches=bn_batches,
+            bn_interval=bn_interval,
         )
         if bn not in ('recalibrate', 'average'):
             raise ValueError(f"{type(self).__name__}.bn must be 'recalibrate' or 'average', got {bn!r}")
         self.local_iters = local_iters
         self.momentum_restart_interval = momentum_restart_interval
         self.bn = bn
+        self.bn_interval = bn_interval
+        self.codec = build_codec(codec)
         self.seed = seed
         self.round = 0
         self.rounds: WorkerRounds | None = None  # before_train makes it
@@ -135,7 +147,7 @@ class RoundHook(Hook):
             }
         )
         worker = WorkerState(model, OptimizerState(runner.optim_wrapper))
-        self.rounds = WorkerRounds(worker, statistics_travel=self.bn == 'average')
+        self.rounds = WorkerRounds(worker, self.codec)
         self.set_up_protocol(runner, self.rounds)
         self._remember(runner)
         self._warn_of_cuts(runner)
@@ -200,8 +212,9 @@ class RoundHook(Hook):
         began = _now()
         interval = self.momentum_restart_interval
         restart = interval is not None and (self.round + 1) % interval == 0
+        statistics = self.bn == 'average' and (following is None or (self.round + 1) % self.bn_interval == 0)
         depth = len(self.rounds.assignment.blocks(self.rounds.rank))
-        traffic = self.rounds.exchange(following, restart)
+        traffic = self.rounds.exchange(following, restart, statistics)
         exchange_sec = _now() - began
         if following is None:
             traffic += settle_buffers(runner, self.rounds, self._batches)
@@ -252,6 +265,7 @@ class RoundHook(Hook):
             sent_mb=traffic.sent / MB,
             received_mb=traffic.received / MB,
             total_mb=traffic.total / MB,
+            buffer_mb=traffic.buffers / MB,
         )
         self._show(runner, **scalars)
         assert self.rounds is not None

@@ -133,6 +133,10 @@ def _build_conv(conv: _Conv, conv_cfg: dict | None) -> nn.Module:
     )
 
 
+def _residual_end(block: _PreActBlock) -> nn.Module:
+    return getattr(block, f'conv{block.num_convs}')
+
+
 def _shared(block: _PreActBlock) -> list[nn.Module]:
     # a projection works on the pre-activated input, so it needs the first norm too
     return [] if block.downsample is None else [block.norm1, block.downsample]
@@ -142,8 +146,4 @@ def _skip(block: _PreActBlock, x: Tensor) -> Tensor:
     return x if block.downsample is None else block.downsample(block.preactivate(x))
 
 
-PREACT_ANATOMY = BlockAnatomy(
-    residual_end=lambda block: getattr(block, f'conv{block.num_convs}'),
-    shared=_shared,
-    skip=_skip,
-)
+PREACT_ANATOMY = BlockAnatomy(_residual_end, _shared, _skip)

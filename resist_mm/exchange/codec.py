@@ -1,0 +1,229 @@
+"""What a message looks like: compressed forms of flat tensors.
+
+The paper quantises what is communicated to k bits and keeps the largest quarter
+of the weights (Appendix A.5, Table 9). A codec turns a flat tensor into a message
+of bytes and back. Decoding is deterministic, so that all workers that decode a
+message agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ['BF16', 'Codec', 'Quantize', 'TopK', 'build_codec']
+
+
+class Codec(ABC):
+    """A form of messages.
+
+    Attributes:
+        uses_reference: Whether a message holds changes against a tensor that sender
+            and receivers both have.
+    """
+
+    uses_reference = False
+
+    @abstractmethod
+    def message_bytes(self, numel: int) -> int:
+        """Size of the message of so many fp32 numbers, in bytes, overhead included."""
+
+    @abstractmethod
+    def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Make a message.
+
+        Args:
+            tensor (Tensor): Shape (numel,), floating point.
+            reference (Tensor, optional): Shape (numel,); None counts as zeros.
+
+        Returns:
+            Tensor: Bytes, of shape (message_bytes(numel),).
+        """
+
+    @abstractmethod
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Write what a message says into ``out``, of shape (numel,).
+
+        ``reference`` is what the sender had; it may be ``out`` itself.
+        """
+
+
+class BF16(Codec):
+    """Numbers as bfloat16: half the bytes, three significant digits."""
+
+    def message_bytes(self, numel: int) -> int:
+        """Two bytes a number."""
+        return 2 * numel
+
+    def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Round to nearest."""
+        return tensor.to(torch.bfloat16).view(torch.uint8)
+
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Widen."""
+        out.copy_(message.view(torch.bfloat16))
+
+
+class Quantize(Codec):
+    """Uniform quantisation to a few bits, packed.
+
+    The tensor is cut into chunks; each has its own zero (its smallest number) and
+    step, so that its numbers lie on ``2 ** bits`` levels. Rounded to nearest, a
+    number is off by half a step of its chunk at most. A message is the packed
+    codes, eight numbers in ``bits`` bytes, then zero and step of every chunk in
+    fp32.
+
+    Args:
+        bits (int): 4 to 8.
+        stochastic (bool): Whether to round up or down at random so that the result
+            is right on average (Alistarh et al., QSGD, arXiv:1610.02132), instead of
+            to nearest. Defaults to False.
+        chunk (int): Numbers in a chunk, a multiple of 8. Defaults to 512, whose
+            zero and step take 8 bytes.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, bits: int, stochastic: bool = False, chunk: int = 512) -> None:
+        if bits not in range(4, 9):
+            raise ValueError(f'codec.bits must be an integer from 4 to 8, got {bits!r}')
+        if not isinstance(chunk, int) or chunk < 8 or chunk % 8:
+            raise ValueError(f'codec.chunk must be a multiple of 8, got {chunk!r}')
+        self.bits = bits
+        self.stochastic = stochastic
+        self.chunk = chunk
+
+    def message_bytes(self, numel: int) -> int:
+        """Codes of whole groups of eight numbers, and 8 bytes a chunk."""
+        return -(-numel // 8) * self.bits + 8 * -(-numel // self.chunk)
+
+    def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Quantise and pack."""
+        numel, num_chunks = tensor.numel(), -(-tensor.numel() // self.chunk)
+        padded = tensor.float()
+        if numel % self.chunk:
+            # the last number again, which changes no chunk's range
+            filler = padded[-1:].expand(num_chunks * self.chunk - numel)
+            padded = torch.cat([padded, filler])
+        chunks = padded.view(num_chunks, self.chunk)
+        zero, most = chunks.aminmax(dim=1, keepdim=True)
+        step = (most - zero) / (2**self.bits - 1)
+        levels = (chunks - zero) / step.clamp_min(torch.finfo(torch.float32).tiny)
+        levels = torch.floor(levels + torch.rand_like(levels)) if self.stochastic else levels.round()
+        codes = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1)[: -(-numel // 8) * 8]
+        scales = torch.cat([zero.view(-1), step.view(-1)])
+        return torch.cat([_pack_bits(codes, self.bits), scales.view(torch.uint8)])
+
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Unpack and put on the levels."""
+        numel, num_chunks = out.numel(), -(-out.numel() // self.chunk)
+        packed, scales = message.split([-(-numel // 8) * self.bits, 8 * num_chunks])
+        zero, step = scales.clone().view(torch.float32).view(2, num_chunks, 1)
+        codes = _unpack_bits(packed, self.bits)
+        levels = torch.zeros(num_chunks * self.chunk, device=out.device)
+        levels[: codes.numel()] = codes.float()
+        numbers = torch.addcmul(zero, levels.view(num_chunks, self.chunk), step)
+        out.copy_(numbers.view(-1)[:numel])
+
+
+class TopK(Codec):
+    """The numbers that changed most; the others keep their old values.
+
+    With a reference a message holds the largest changes against it; without one,
+    the largest numbers, and the others become zero (the paper's way). Positions
+    are a bit map, one bit a number; values are fp32.
+
+    Args:
+        share (float): Share of the numbers that is sent, above 0 and up to 1.
+            Defaults to 0.25, as in the paper.
+        new_holders (str): What a block looks like whose new holders do not all have its
+            old value: 'whole', in fp32, or 'largest', its largest weights and zeros.
+            Defaults to 'whole'.
+        error_feedback (bool): Whether the changes of the shared part that were left
+            out are added in the next round. Defaults to False.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    uses_reference = True
+
+    def __init__(self, share: float = 0.25, new_holders: str = 'whole', error_feedback: bool = False) -> None:
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f'codec.share must be above 0 and at most 1, got {share!r}')
+        if new_holders not in ('whole', 'largest'):
+            raise ValueError(f"codec.new_holders must be 'whole' or 'largest', got {new_holders!r}")
+        self.share = share
+        self.new_holders = new_holders
+        self.error_feedback = error_feedback
+
+    def _kept(self, numel: int) -> int:
+        return min(numel, max(1, round(self.share * numel)))
+
+    def message_bytes(self, numel: int) -> int:
+        """A bit for every number and 4 bytes for every one that is kept."""
+        return -(-numel // 8) + 4 * self._kept(numel)
+
+    def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Find the largest."""
+        changes = tensor.float() if reference is None else tensor.float() - reference.float()
+        kept = changes.abs().topk(self._kept(tensor.numel()), sorted=False).indices.sort().values
+        mask = torch.zeros(-(-tensor.numel() // 8) * 8, dtype=torch.uint8, device=tensor.device)
+        mask[kept] = 1
+        return torch.cat([_pack_bits(mask, 1), changes[kept].view(torch.uint8)])
+
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Add the changes to the reference."""
+        mask_bytes = -(-out.numel() // 8)
+        packed, values = message.split([mask_bytes, message.numel() - mask_bytes])
+        kept = _unpack_bits(packed, 1)[: out.numel()].nonzero().view(-1)
+        changes = values.clone().view(torch.float32).to(out.dtype)
+        if reference is None:
+            out.zero_()
+        elif reference is not out:
+            out.copy_(reference)
+        out[kept] += changes
+
+
+CODECS: dict[str, type[Codec]] = dict(bf16=BF16, quantize=Quantize, topk=TopK)
+
+
+def build_codec(cfg: dict | None) -> Codec | None:
+    """Build a codec from a config such as ``dict(type='quantize', bits=6)``.
+
+    Raises:
+        ValueError: If the type is not known or an argument is out of range.
+        TypeError: If an argument is not known.
+    """
+    if cfg is None:
+        return None
+    arguments: dict[str, Any] = dict(cfg)
+    name = arguments.pop('type', None)
+    if name not in CODECS:
+        raise ValueError(f'codec must be dict(type=...) with one of {list(CODECS)}, got {dict(cfg)}')
+    return CODECS[name](**arguments)
+
+
+def _pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Pack numbers below ``2 ** bits``, eight in ``bits`` bytes; shape (8n,) to (bits * n,)."""
+    if bits == 8:
+        return codes
+    groups = codes.view(-1, 8).to(torch.int64)
+    shifts = torch.arange(8, device=codes.device) * bits
+    words = (groups << shifts).sum(1, keepdim=True)  # at most 56 bits
+    places = torch.arange(bits, device=codes.device) * 8
+    return ((words >> places) & 255).to(torch.uint8).view(-1)
+
+
+def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
+    """The inverse of :func:`_pack_bits`."""
+    if bits == 8:
+        return packed
+    places = torch.arange(bits, device=packed.device) * 8
+    words = (packed.view(-1, bits).to(torch.int64) << places).sum(1, keepdim=True)
+    shifts = torch.arange(8, device=packed.device) * bits
+    return ((words >> shifts) & (2**bits - 1)).to(torch.uint8).view(-1)

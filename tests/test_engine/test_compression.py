@@ -1,0 +1,171 @@
+"""Compressed exchanges between real workers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.optim import OptimWrapper
+
+from resist_mm.engine.optimizer_state import OptimizerState
+from resist_mm.engine.worker_rounds import WorkerRounds
+from resist_mm.engine.worker_state import WorkerState
+from resist_mm.exchange import ExchangePlan, build_codec
+from resist_mm.partition import Assignment, PartitionSampler
+from tests.toy import ToyModel
+from tests.workers import run_workers
+
+WORKERS = 4
+SAMPLER = PartitionSampler(num_blocks=6, num_workers=WORKERS, min_blocks=3)
+CODECS = [
+    dict(type='bf16'),
+    dict(type='quantize', bits=8),
+    dict(type='quantize', bits=4, stochastic=True),
+    dict(type='topk', share=0.25),
+    dict(type='topk', share=0.25, new_holders='largest', error_feedback=True),
+]
+
+
+def _rounds(codec: dict | None) -> WorkerRounds:
+    model = ToyModel()
+    model.init_weights()
+    optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    return WorkerRounds(WorkerState(model, OptimizerState(optim_wrapper)), build_codec(codec))
+
+
+def _train_somehow(rounds: WorkerRounds, round_index: int) -> None:
+    """Every worker changes what it holds in its own way."""
+    generator = torch.Generator().manual_seed(100 * round_index + dist.get_rank())
+    worker = rounds.worker
+    for flat in (*worker.shared, *map(worker.flat_block, range(worker.num_blocks))):
+        if not flat.released:
+            flat.flat.add_(torch.randn(flat.numel, generator=generator), alpha=0.1)
+
+
+def _snapshot(rounds: WorkerRounds) -> dict:
+    worker = rounds.worker
+    blocks = {b: worker.flat_block(b) for b in range(worker.num_blocks)}
+    return dict(
+        shared=torch.cat([flat.flat for flat in worker.shared]),
+        blocks={b: flat.flat.clone() for b, flat in blocks.items() if not flat.released},
+        shared_weights=worker.shared[0].num_weights,
+        block_weights=blocks[0].num_weights,
+    )
+
+
+def _exchange_with(codecs: list[dict | None]) -> list[tuple]:
+    results = []
+    for codec in codecs:
+        rounds = _rounds(codec)
+        rounds.begin(SAMPLER.sample(0))
+        _train_somehow(rounds, 0)
+        before = _snapshot(rounds)
+        torch.manual_seed(dist.get_rank())
+        traffic = rounds.exchange(SAMPLER.sample(1), restart_momentum=True, statistics_travel=False)
+        after = _snapshot(rounds)
+        _train_somehow(rounds, 1)
+        trained = _snapshot(rounds)
+        rounds.exchange(None, restart_momentum=True, statistics_travel=False)
+        results.append((before, after, traffic, trained, _snapshot(rounds)))
+    return results
+
+
+@pytest.fixture(scope='module')
+def exchanged():
+    """By codec: of every worker, what it had before, after, its traffic, and around the exact exchange."""
+    of_workers = run_workers(_exchange_with, WORKERS, [None, *CODECS])
+    return list(zip(*of_workers, strict=True))
+
+
+def _mean(of_workers: tuple, index: int, assignment: Assignment, block: int) -> torch.Tensor:
+    return torch.stack([of_workers[w][index]['blocks'][block] for w in assignment.holders(block)]).mean(0)
+
+
+@pytest.mark.parametrize('index', range(len(CODECS) + 1))
+def test_all_agree_bit_for_bit(exchanged, index):
+    of_workers, new = exchanged[index], SAMPLER.sample(1)
+    for worker in range(WORKERS):
+        assert torch.equal(of_workers[worker][1]['shared'], of_workers[0][1]['shared'])
+        assert set(of_workers[worker][1]['blocks']) == set(new.blocks(worker))
+    for block in range(6):
+        first, *others = new.holders(block)
+        for other in others:
+            assert torch.equal(of_workers[first][1]['blocks'][block], of_workers[other][1]['blocks'][block])
+
+
+@pytest.mark.parametrize(('index', 'tolerance'), [(0, 1e-6), (1, 0.02), (2, 0.02), (3, 0.3)])
+def test_they_get_about_the_mean(exchanged, index, tolerance):
+    of_workers, old, new = exchanged[index], SAMPLER.sample(0), SAMPLER.sample(1)
+    mean = torch.stack([before['shared'] for before, *_ in of_workers]).mean(0)
+    assert (of_workers[0][1]['shared'] - mean).abs().max() <= tolerance
+    for block in range(6):
+        after = of_workers[new.holders(block)[0]][1]['blocks'][block]
+        assert (after - _mean(of_workers, 0, old, block)).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize('index', range(1, len(CODECS) + 1))
+def test_norms_and_biases_travel_whole(exchanged, index):
+    of_workers, old, new = exchanged[index], SAMPLER.sample(0), SAMPLER.sample(1)
+    start = of_workers[0][0]['shared_weights']
+    mean = torch.stack([before['shared'] for before, *_ in of_workers]).mean(0)
+    torch.testing.assert_close(of_workers[0][1]['shared'][start:], mean[start:], rtol=0, atol=1e-6)
+    start = of_workers[0][0]['block_weights']
+    for block in range(6):
+        after = of_workers[new.holders(block)[0]][1]['blocks'][block]
+        mean = _mean(of_workers, 0, old, block)
+        torch.testing.assert_close(after[start:], mean[start:], rtol=0, atol=1e-6)
+
+
+def test_top_k_hands_a_block_over_whole_to_those_who_lack_its_old_value(exchanged):
+    old, new = SAMPLER.sample(0), SAMPLER.sample(1)
+    lacked = [b for b in range(6) if not set(new.holders(b)) <= set(old.holders(b))]
+    assert lacked, 'the sample shows nothing'
+    of_workers = exchanged[1 + 3]
+    for block in lacked:
+        if len(old.holders(block)) == 1:  # so that nothing was compressed on the way to the mean
+            after = of_workers[new.holders(block)[0]][1]['blocks'][block]
+            assert torch.equal(after, _mean(of_workers, 0, old, block))
+
+
+# not with error feedback, where what was left out comes on top: the next test
+@pytest.mark.parametrize('index', range(len(CODECS)))
+def test_making_the_model_whole_is_exact(exchanged, index):
+    of_workers, assignment = exchanged[index], SAMPLER.sample(1)
+    mean = torch.stack([trained['shared'] for _, _, _, trained, _ in of_workers]).mean(0)
+    for *_, whole in of_workers:
+        torch.testing.assert_close(whole['shared'], mean, rtol=0, atol=1e-6)
+        for block in range(6):
+            expected = _mean(of_workers, 3, assignment, block)
+            torch.testing.assert_close(whole['blocks'][block], expected, rtol=0, atol=1e-6)
+
+
+def test_error_feedback_loses_nothing(exchanged):
+    # what the whole model gets is the start and all changes, also those that compression had left out
+    plain, fed_back = exchanged[0], exchanged[len(CODECS)]
+    torch.testing.assert_close(fed_back[0][4]['shared'], plain[0][4]['shared'], rtol=0, atol=1e-5)
+    without = exchanged[len(CODECS) - 1]
+    assert (without[0][4]['shared'] - plain[0][4]['shared']).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize('index', range(len(CODECS) + 1))
+def test_bytes_counted_by_the_workers_add_up_to_the_plan(exchanged, index):
+    traffics = [traffic for _, _, traffic, _, _ in exchanged[index]]
+    assert sum(traffic.sent for traffic in traffics) == pytest.approx(traffics[0].total)
+    assert sum(traffic.received for traffic in traffics) == pytest.approx(traffics[0].total)
+    assert len({traffic.total for traffic in traffics}) == 1
+
+
+def test_compressed_bytes(exchanged):
+    first = exchanged[0][0][0]
+    tail = 4 * (first['blocks'].popitem()[1].numel() - first['block_weights'])
+    plan = ExchangePlan.between(SAMPLER.sample(0), SAMPLER.sample(1))
+    for index, codec in enumerate(CODECS[:3], start=1):
+        coded = build_codec(codec)
+        message = coded.message_bytes(first['block_weights']) + tail
+        shared_tail = 4 * (first['shared'].numel() - first['shared_weights'])
+        assert first['shared_weights'] == 4908
+        shards = [coded.message_bytes(numel) for numel in (1232, 1232, 1232, 1212)]
+        # every shard goes from three workers to its own, and back to all, padded to the longest
+        shared = (WORKERS - 1) * (sum(shards) + WORKERS * max(shards))
+        expected = plan.num_sends * message + 2 * (WORKERS - 1) * shared_tail + shared
+        assert exchanged[index][0][2].total == pytest.approx(expected)

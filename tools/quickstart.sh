@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# First contact: sets the environment up, draws a small detection set, trains a small YOLOv2 under ResIST with two
+# workers, evaluates it, and leaves pictures with its detections in work_dirs/quickstart/pictures. Minutes on two
+# cores without a GPU; uses GPUs when there are any.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+use_env
+cd "$ROOT"
+
+config=configs/quickstart/yolo_resist_shapes.py
+work_dir=work_dirs/quickstart
+workers=${WORKERS:-2}
+export RESIST_MM_SHAPES="$work_dir/shapes/"
+
+step() { printf '\n== %s\n' "$*"; }
+quietly() { # runs a command with its output in a log; shows the log's end if it fails
+    local log=$1
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 40 "$log"
+        echo "failed; the whole log is $log" >&2
+        exit 1
+    fi
+}
+
+# what an earlier quickstart left
+rm -rf "$work_dir"
+mkdir -p "$work_dir"
+
+step 'images: five kinds of shapes on textured backgrounds'
+python tools/dataset_converters/make_shapes_voc.py "$RESIST_MM_SHAPES" --size 128 --train 400 --test 100
+
+step "training: YOLOv2 under ResIST, $workers workers (log: $work_dir/train.log)"
+quietly "$work_dir/train.log" \
+    tools/dist_train.sh $config "$workers" --work-dir "$work_dir" --cfg-options share_gpu=True &
+training=$!
+trap 'kill $training 2>/dev/null || true' INT TERM
+while kill -0 $training 2>/dev/null; do # shows that it is alive
+    sleep 5
+    line=$(grep -E 'Round [0-9]+: |pascal_voc/mAP' "$work_dir/train.log" 2>/dev/null | tail -n 1 || true)
+    if [ -n "$line" ] && [ "$line" != "${shown:-}" ]; then
+        echo "  ${line#* - INFO - }"
+        shown=$line
+    fi
+done
+wait $training
+
+step "testing: the whole model on 100 images that it has not seen (log: $work_dir/test.log)"
+quietly "$work_dir/test.log" \
+    tools/dist_test.sh $config "$(cat "$work_dir/last_checkpoint")" "$workers" --work-dir "$work_dir" \
+    --show-dir ../pictures --cfg-options share_gpu=True
+
+step 'result'
+python tools/analysis_tools/summarize_run.py "$work_dir" --at-least pascal_voc/mAP 0.5
+echo "pictures: $(find "$work_dir/pictures" -name '*.png' -o -name '*.jpg' | sort | head -n 1) and others beside it"

@@ -1,6 +1,7 @@
 """How parameters move between the workers at the end of a round."""
 
 from .codec import Codec, build_codec
+from .cost import NetworkSize, RoundCost, Schedule, ddp_cost, gpipe_cost, local_sgd_cost, resist_cost
 from .parcel import Parcel
 from .plan import ExchangePlan, Transfer
 from .transport import BlockStore, Traffic, Transport, all_reduce_bytes
@@ -9,10 +10,17 @@ __all__ = [
     'BlockStore',
     'Codec',
     'ExchangePlan',
+    'NetworkSize',
     'Parcel',
+    'RoundCost',
+    'Schedule',
     'Traffic',
     'Transfer',
     'Transport',
     'all_reduce_bytes',
     'build_codec',
+    'ddp_cost',
+    'gpipe_cost',
+    'local_sgd_cost',
+    'resist_cost',
 ]

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from .backbones import *  # noqa: F403
+from .classifiers import *  # noqa: F403
 from .partitioned_stage import PartitionedStage, partitioned_stages
 from .wrappers import LocalModel
 

@@ -1,0 +1,102 @@
+"""CIFAR-10 and CIFAR-100."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import Any
+
+import torchvision.datasets
+from mmengine.dist import barrier, is_main_process
+from torchvision.datasets.utils import check_integrity
+
+from resist_mm.registry import DATASETS
+
+from .image_folders import folder_samples
+from .image_set import ImageSet
+
+__all__ = ['CIFAR10', 'CIFAR100']
+
+SPLITS = ('train', 'test')
+
+
+@DATASETS.register_module()
+class CIFAR10(ImageSet):
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in 10 classes.
+
+    Takes what torchvision takes (``data_root/cifar-10-batches-py/``), or class
+    folders of images, ``data_root/train/airplane/*`` and so on. Nothing is
+    downloaded unless ``download=True``.
+
+    Args:
+        data_root (str): Where the set is.
+        split (str): 'train' or 'test'. Defaults to 'train'.
+        download (bool): Whether to download a missing set; the first worker does.
+            On several machines without a common disk, download beforehand.
+            Defaults to False.
+        **kwargs: ``pipeline``, ``in_memory`` and ``max_images`` of
+            :class:`ImageSet`.
+
+    Raises:
+        FileNotFoundError: If the set is not there.
+        RuntimeError: If a file of it is damaged, or can not be downloaded.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> dataset = dict(type='resist_mm.CIFAR10', data_root='data/cifar10', split='train', in_memory=True)
+    """
+
+    torchvision_set: type[torchvision.datasets.CIFAR10] = torchvision.datasets.CIFAR10
+
+    def __init__(self, data_root: str, split: str = 'train', download: bool = False, **kwargs: Any) -> None:
+        if split not in SPLITS:
+            raise ValueError(f'{type(self).__name__}.split must be one of {SPLITS}, got {split!r}')
+        folder = osp.join(data_root, split)
+        if osp.isdir(folder):
+            paths, labels, classes = folder_samples(folder, type(self).__name__)
+            super().__init__(paths, labels, classes, **kwargs)
+            return
+        if download:
+            self._download(data_root)
+        self._check(data_root, split)
+        loaded = self.torchvision_set(data_root, train=split == 'train')
+        super().__init__(loaded.data, loaded.targets, loaded.classes, **kwargs)
+
+    def _download(self, data_root: str) -> None:
+        try:
+            if is_main_process():
+                self.torchvision_set(data_root, download=True)
+        except OSError as error:
+            raise RuntimeError(
+                f'{type(self).__name__}: download=True, but {self.torchvision_set.url} can not be downloaded to '
+                f'{osp.abspath(data_root)!r}: {error}'
+            ) from error
+        finally:
+            barrier()
+
+    def _check(self, data_root: str, split: str) -> None:
+        cls = self.torchvision_set
+        files = [*(cls.train_list if split == 'train' else cls.test_list), [cls.meta['filename'], cls.meta['md5']]]
+        get_it = (
+            f'Unpack {cls.url} there, set download=True once, or set data_root to where it is (in the configs: '
+            f'RESIST_MM_{type(self).__name__}=/path/ in the environment)'
+        )
+        for name, md5 in files:
+            path = osp.abspath(osp.join(data_root, cls.base_folder, name))
+            if not osp.isfile(path):
+                raise FileNotFoundError(
+                    f'{type(self).__name__}: there is no file {path!r}, nor a folder '
+                    f'{osp.abspath(osp.join(data_root, split))!r} of class folders; data_root is {data_root!r}. '
+                    f'{get_it}'
+                )
+            if not check_integrity(path, md5):
+                raise RuntimeError(
+                    f'{type(self).__name__}: the file {path!r} is damaged (its MD5 is not {md5}). Remove '
+                    f'{osp.dirname(path)!r} and get it anew. {get_it}'
+                )
+
+
+@DATASETS.register_module()
+class CIFAR100(CIFAR10):
+    """CIFAR-100: as :class:`CIFAR10`, with 100 classes, in ``data_root/cifar-100-python/``."""
+
+    torchvision_set = torchvision.datasets.CIFAR100

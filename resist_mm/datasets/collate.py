@@ -1,0 +1,50 @@
+"""Batches of images with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import Registry
+from torch.utils.data import default_collate
+
+from resist_mm.registry import SCOPE
+
+__all__ = ['FUNCTIONS', 'Batch', 'collate']
+
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['resist_mm.datasets'])
+
+
+class Batch(dict):
+    """A batch that an in-memory set has cut out of its array in one step.
+
+    Any other collate function than :func:`collate` would take it for a list of samples.
+    """
+
+    def __missing__(self, key: Any) -> Any:
+        """Say what to change.
+
+        Raises:
+            KeyError: Always.
+        """
+        raise KeyError(
+            f'{key!r} is not in the batch, which has {sorted(self)}: a data set with in_memory=True gives whole '
+            "batches. Put collate_fn=dict(type='resist_mm.collate') in the dataloader"
+        )
+
+
+@FUNCTIONS.register_module()
+def collate(samples: Any) -> Any:
+    """PyTorch's ``default_collate``, and nothing for what is a batch already.
+
+    Args:
+        samples (list or Batch): What the data set gave for the indices of a batch.
+
+    Returns:
+        dict: ``inputs`` of shape (N, 3, H, W) and ``labels`` of shape (N,).
+
+    Example:
+        >>> train_dataloader = dict(collate_fn=dict(type='resist_mm.collate'))
+    """
+    return dict(samples) if isinstance(samples, Mapping) else default_collate(samples)

@@ -1,0 +1,120 @@
+"""Images with one label each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from .collate import Batch
+from .transforms import build_pipeline
+
+__all__ = ['ImageSet']
+
+
+class ImageSet(Dataset):
+    """Images with labels; the base of the registered sets.
+
+    A sample is ``dict(inputs=image, labels=number of the class)``. Single images
+    pass through ``pipeline``. With ``in_memory=True`` all of them lie in memory as
+    one uint8 tensor; without a pipeline whole batches are then cut out of it at
+    once, to be cropped, flipped and normalised on the device by
+    ``resist_mm.BatchPreprocessor``, which takes the same pipelines. The dataloader
+    needs ``collate_fn=dict(type='resist_mm.collate')`` and no worker processes.
+
+    Args:
+        images (Sequence[str] or np.ndarray): Paths, or a uint8 array of shape
+            (N, H, W, 3).
+        labels (Sequence[int]): Their classes, from 0.
+        classes (Sequence[str]): Names of the classes.
+        pipeline (Sequence[dict]): Transforms of ``torchvision.transforms.v2`` for
+            single images: PIL images, or uint8 tensors of shape (3, H, W) with
+            ``in_memory``. Defaults to none.
+        in_memory (bool): Whether to keep all images in memory; those from files
+            must then have one size. Defaults to False.
+        max_images (int, optional): Use so many images only, spread evenly over the
+            set. Defaults to None: all.
+
+    Raises:
+        ValueError: If there are fewer images than ``max_images``, images in memory
+            differ in size, or the pipeline is not valid.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str] | np.ndarray,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        pipeline: Sequence[Mapping[str, Any]] = (),
+        in_memory: bool = False,
+        max_images: int | None = None,
+    ) -> None:
+        self.metainfo = dict(classes=tuple(classes), dataset_type=type(self).__name__)
+        self.labels = torch.as_tensor(labels)
+        self.images = images
+        if max_images is not None:
+            self._thin_out(max_images)
+        self.pipeline = build_pipeline(pipeline)
+        self.memory = torch.from_numpy(self._load_all()).permute(0, 3, 1, 2).contiguous() if in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image, through the pipeline, and the number of its class."""
+        image = self._read(index) if self.memory is None else self.memory[index]
+        if self.pipeline is not None:
+            image = self.pipeline(image)
+        return dict(inputs=image, labels=self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch | list[dict[str, Any]]:
+        """A batch, at once where that is possible."""
+        if self.memory is None or self.pipeline is not None:
+            return [self[index] for index in indices]
+        places = torch.as_tensor(indices)
+        return Batch(inputs=self.memory[places], labels=self.labels[places])
+
+    def _thin_out(self, max_images: int) -> None:
+        if not 1 <= max_images <= len(self):
+            raise ValueError(
+                f'{type(self).__name__}.max_images must be between 1 and the {len(self)} images there are, '
+                f'got {max_images}'
+            )
+        chosen = np.arange(max_images) * len(self) // max_images
+        self.labels = self.labels[torch.from_numpy(chosen)]
+        self.images = (
+            self.images[chosen] if isinstance(self.images, np.ndarray) else [self.images[i] for i in chosen]
+        )
+
+    def _read(self, index: int) -> Image.Image:
+        source = self.images[index]
+        if isinstance(source, np.ndarray):
+            return Image.fromarray(source)
+        try:
+            with Image.open(source) as image:
+                return image.convert('RGB')
+        except OSError as error:
+            raise RuntimeError(
+                f'{type(self).__name__}: the image {source!r} can not be read ({error}). The data set is '
+                'damaged: get it anew, or replace this file'
+            ) from None
+
+    def _load_all(self) -> np.ndarray:
+        if isinstance(self.images, np.ndarray):
+            return self.images
+        first = np.asarray(self._read(0))
+        array = np.empty((len(self), *first.shape), dtype=np.uint8)
+        for i in range(len(self)):
+            image = np.asarray(self._read(i))
+            if image.shape != first.shape:
+                raise ValueError(
+                    f'{type(self).__name__}: in_memory=True needs images of one size, but {self.images[i]!r} has '
+                    f'{image.shape[:2]} and {self.images[0]!r} has {first.shape[:2]} pixels. Leave in_memory out '
+                    'and resize in the pipeline'
+                )
+            array[i] = image
+        return array

@@ -1,0 +1,66 @@
+"""The loss over a whole test set as a metric."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.evaluator import BaseMetric
+
+from resist_mm.registry import METRICS
+
+
+@METRICS.register_module()
+class LossMetric(BaseMetric):
+    """Mean loss per image over the whole data set, the figure of Table 6 of the `ResIST
+    paper <https://arxiv.org/abs/2107.00961>`_.
+
+    mmengine's own validation loss is the mean over the images of one worker; this one is collected over all
+    workers, as any metric is. The model attaches the loss of every image to its data sample as a float named
+    ``loss``: for :class:`YOLOV2` set ``model.test_cfg.with_loss=True``.
+
+    The metric's key is ``loss``, without a prefix, so ``CheckpointHook(save_best='loss')`` keeps the
+    checkpoint with the lowest test loss (mmengine knows that less is better for that key).
+
+    Args:
+        collect_device (str): Where results of several workers are collected, ``'cpu'`` or ``'gpu'``.
+            Defaults to ``'cpu'``.
+        prefix (str, optional): Put before the key: ``'voc'`` gives ``voc/loss``. Defaults to None.
+        collect_dir (str, optional): Directory shared by all workers for collecting on the CPU. Defaults to
+            None.
+
+    Raises:
+        ValueError: By :meth:`process` when a data sample has no loss, by :meth:`compute_metrics` when there
+            is no sample at all.
+    """
+
+    # Not None, for which mmengine logs a warning that the prefix was forgotten.
+    default_prefix = ''
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Collect the losses of one batch.
+
+        Args:
+            data_batch (Any): The batch of the data loader. Not used.
+            data_samples (Sequence[dict]): The model's outputs as dicts.
+        """
+        for sample in data_samples:
+            if 'loss' not in sample:
+                raise ValueError(
+                    'LossMetric found a data sample without a `loss`. Set `model.test_cfg.with_loss=True` '
+                    '(resist_mm.YOLOV2) and let the test pipeline load annotations '
+                    f'(`LoadAnnotations`). Keys of the sample: {sorted(sample)}.'
+                )
+            self.results.append(float(sample['loss']))
+
+    def compute_metrics(self, results: list[float]) -> dict[str, float]:
+        """Average over the data set.
+
+        Args:
+            results (list[float]): The losses of all images, of all workers.
+
+        Returns:
+            dict[str, float]: ``{'loss': mean}``.
+        """
+        if not results:
+            raise ValueError('LossMetric has no losses to average: the evaluated data set is empty.')
+        return {'loss': math.fsum(results) / len(results)}

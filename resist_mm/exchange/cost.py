@@ -1,0 +1,285 @@
+"""What a round costs: ResIST, local SGD, data parallel, GPipe. Plain arithmetic.
+
+There are two ways of counting, always over all workers together:
+
+- ``paper``: everything that a worker holds, uploaded and downloaded once a round
+  (Table 1 of the paper). A message counts at its sender and at its receiver.
+- ``wire``: every byte sent, once: ring all-reduces, and the hand-overs of
+  :class:`ExchangePlan`. It is what really goes over the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from statistics import fmean
+
+from ..partition import Assignment, PartitionSampler
+from .plan import ExchangePlan
+
+__all__ = [
+    'MessageBytes',
+    'NetworkSize',
+    'RoundCost',
+    'Schedule',
+    'ddp_cost',
+    'fp32_bytes',
+    'gpipe_cost',
+    'local_sgd_cost',
+    'resist_cost',
+]
+
+MessageBytes = Callable[[int], int]
+"""Size in bytes of the message of so many numbers: a codec's ``message_bytes``."""
+
+DEFAULT_SAMPLES = 1000
+
+
+def fp32_bytes(numel: int) -> int:
+    """Size of a message without a codec: 4 bytes a number."""
+    return 4 * numel
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """The numbers of a network that decide what its training sends.
+
+    Attributes:
+        shared: Number of parameters that every worker holds.
+        blocks: Number of parameters of every partitioned block.
+        activations: Number of activations of one image behind every residual
+            block of the whole chain, where a pipeline can be cut. Empty: unknown.
+    """
+
+    shared: int
+    blocks: tuple[int, ...] = ()
+    activations: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Number of parameters of the whole model."""
+        return self.shared + sum(self.blocks)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is.
+
+    Attributes:
+        iters_per_epoch: Iterations in which all workers together see the data once.
+        epochs: Passes over the data, of all workers together.
+        local_iters: Iterations of a round, l in the paper.
+    """
+
+    iters_per_epoch: float
+    epochs: float
+    local_iters: int
+
+    @classmethod
+    def of_data(
+        cls, num_images: int, batch_size: int, num_workers: int, epochs: float, local_iters: int
+    ) -> Schedule:
+        """The schedule of workers that share a data set; ``batch_size`` is one worker's."""
+        return cls(ceil(num_images / (num_workers * batch_size)), epochs, local_iters)
+
+    @property
+    def iters(self) -> int:
+        """Iterations of a run."""
+        return ceil(self.iters_per_epoch * self.epochs)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of a run; the last one may be shorter, but is exchanged as any."""
+        return ceil(self.iters / self.local_iters)
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """What all workers together send in a round, in bytes.
+
+    Attributes:
+        protocol: 'resist', 'local_sgd', 'ddp' or 'gpipe'.
+        num_workers: Number of workers, S in the paper.
+        paper: Uploads and downloads of everything held.
+        wire: Every byte once.
+        last_wire: The same in the last round of a run, after which the model is whole.
+        messages: Number of point-to-point messages and collectives in a round.
+        idle_share: Share of the time for which a pipeline's workers wait.
+    """
+
+    protocol: str
+    num_workers: int
+    paper: float
+    wire: float
+    last_wire: float
+    messages: float
+    idle_share: float = 0.0
+
+    def per_epoch(self, schedule: Schedule) -> tuple[float, float]:
+        """Bytes of an average epoch, in both ways of counting: paper, wire."""
+        paper, wire = self.per_run(schedule)
+        return paper / schedule.epochs, wire / schedule.epochs
+
+    def per_run(self, schedule: Schedule) -> tuple[float, float]:
+        """Bytes of a run, in both ways of counting: paper, wire.
+
+        What is sent in every iteration counts by iterations, what is sent at the end
+        of a round counts by rounds.
+        """
+        if self.protocol in ('ddp', 'gpipe'):
+            rounds = schedule.iters / schedule.local_iters
+            return self.paper * rounds, self.wire * rounds
+        return self.paper * schedule.rounds, self.wire * (schedule.rounds - 1) + self.last_wire
+
+
+def resist_cost(
+    network: NetworkSize,
+    num_workers: int,
+    min_blocks: int | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    message_bytes: MessageBytes = fp32_bytes,
+    delivered_bytes: MessageBytes | None = None,
+) -> RoundCost:
+    """The mean cost of a round of ResIST over sampled rounds.
+
+    Args:
+        network (NetworkSize): The network; it needs partitioned blocks.
+        num_workers (int): Number of workers.
+        min_blocks (int, optional): As that of :class:`PartitionSampler`.
+        samples (int): Number of rounds to sample. Defaults to 1,000.
+        seed (int): Seed of the partition. Defaults to 0.
+        message_bytes (Callable): The codec's message size. Defaults to fp32.
+        delivered_bytes (Callable, optional): Size of a block's message to its new
+            holders, who may have no old value of it, where that differs. Defaults to
+            ``message_bytes``. Counted on the wire; the paper's way of counting has no
+            such distinction.
+
+    Returns:
+        RoundCost: Making the whole model in the last round is always fp32.
+
+    Raises:
+        ValueError: If there is nothing to deal out, ``samples`` is below 1, or an
+            argument of the sampler is out of range.
+    """
+    if not network.blocks:
+        raise ValueError('ResIST needs partitioned blocks, and the network has none')
+    if samples < 1:
+        raise ValueError(f'samples must be at least 1, got {samples}')
+    sampler = PartitionSampler(len(network.blocks), num_workers, min_blocks, seed)
+    rounds = [sampler.sample(index) for index in range(samples + 1)]
+    plans = [ExchangePlan.between(old, new) for old, new in pairwise(rounds)]
+    full = Assignment.full(num_workers, len(network.blocks))
+    lasts = [ExchangePlan.between(old, full) for old in rounds[:samples]]
+    gathered = [message_bytes(numel) for numel in network.blocks]
+    delivered = [(delivered_bytes or message_bytes)(numel) for numel in network.blocks]
+    exact = [fp32_bytes(numel) for numel in network.blocks]
+    return RoundCost(
+        'resist',
+        num_workers,
+        paper=2 * fmean(_held_bytes(a, message_bytes(network.shared), gathered) for a in rounds[:samples]),
+        wire=_ring(message_bytes(network.shared), num_workers)
+        + fmean(p.total(gathered, delivered) for p in plans),
+        last_wire=_ring(fp32_bytes(network.shared), num_workers) + fmean(p.total(exact, exact) for p in lasts),
+        messages=1 + fmean(plan.num_sends for plan in plans),
+    )
+
+
+def local_sgd_cost(network: NetworkSize, num_workers: int, message_bytes: MessageBytes = fp32_bytes) -> RoundCost:
+    """A round of local SGD: the whole model is averaged once (Sec. 2.4).
+
+    The last round, after which the model is whole, is exact fp32 as that of ResIST.
+    """
+    return RoundCost(
+        'local_sgd',
+        num_workers,
+        paper=2 * num_workers * message_bytes(network.total),
+        wire=_ring(message_bytes(network.total), num_workers),
+        last_wire=_ring(fp32_bytes(network.total), num_workers),
+        messages=1,
+    )
+
+
+def ddp_cost(network: NetworkSize, num_workers: int, local_iters: int) -> RoundCost:
+    """As many iterations of data-parallel training as a round has.
+
+    The gradients of the whole model are averaged in every iteration, in fp32.
+    """
+    nbytes = fp32_bytes(network.total)
+    wire = local_iters * _ring(nbytes, num_workers)
+    return RoundCost(
+        'ddp',
+        num_workers,
+        paper=local_iters * 2 * num_workers * nbytes,
+        wire=wire,
+        last_wire=wire,
+        messages=local_iters,
+    )
+
+
+def gpipe_cost(
+    network: NetworkSize, num_workers: int, local_iters: int, batch_size: int, micro_batches: int | None = None
+) -> RoundCost:
+    """As many iterations of a pipeline as a round has, on the same images.
+
+    Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965. The network is cut into S
+    parts of equally many residual blocks, which in a ResNet are about equal in
+    compute. In an iteration one pipeline trains on the batches that S workers would
+    have trained on. At every cut the activations go forward and their gradients
+    back, in fp32. The number of micro-batches changes the number of messages and
+    the share of idle time, not the bytes.
+
+    Args:
+        network (NetworkSize): The network, with ``activations``.
+        num_workers (int): Number of parts, S.
+        local_iters (int): Iterations of a round.
+        batch_size (int): Batch of one worker; the pipeline's is S times that.
+        micro_batches (int, optional): Pieces that a batch is cut into. Defaults to
+            None: 4 S, from where on the GPipe paper finds the idle time negligible, or
+            the number of images if that is smaller.
+
+    Raises:
+        ValueError: If the chain has too few blocks for so many parts, or the batch too
+            few images for so many pieces.
+    """
+    images = num_workers * batch_size
+    micro_batches = min(4 * num_workers, images) if micro_batches is None else micro_batches
+    if not 1 <= micro_batches <= images:
+        raise ValueError(
+            f'micro_batches must be between 1 and the {images} images of a batch, got {micro_batches}'
+        )
+    cuts = pipeline_cuts(len(network.activations), num_workers)
+    wire = local_iters * images * sum(2 * fp32_bytes(network.activations[cut - 1]) for cut in cuts)
+    return RoundCost(
+        'gpipe',
+        num_workers,
+        paper=2 * wire,
+        wire=wire,
+        last_wire=wire,
+        messages=local_iters * 2 * len(cuts) * micro_batches,
+        idle_share=(num_workers - 1) / (micro_batches + num_workers - 1),
+    )
+
+
+def pipeline_cuts(num_blocks: int, num_parts: int) -> list[int]:
+    """The numbers of blocks in front of each cut into parts of equally many blocks.
+
+    Raises:
+        ValueError: If there are fewer blocks than parts.
+    """
+    if num_blocks < num_parts:
+        raise ValueError(f'a chain of {num_blocks} blocks cannot be cut into {num_parts} parts')
+    return [round(part * num_blocks / num_parts) for part in range(1, num_parts)]
+
+
+def _ring(nbytes: float, num_workers: int) -> float:
+    """Bytes that all workers together send in a ring all-reduce."""
+    return 2 * (num_workers - 1) * nbytes
+
+
+def _held_bytes(assignment: Assignment, shared_bytes: float, block_bytes: Sequence[float]) -> float:
+    """Bytes of everything that the workers hold."""
+    workers = range(assignment.num_workers)
+    return sum(shared_bytes + sum(block_bytes[block] for block in assignment.blocks(worker)) for worker in workers)

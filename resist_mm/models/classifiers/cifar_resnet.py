@@ -1,0 +1,40 @@
+"""The post-activation network of the first steps of Fig. 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmcv.cnn import build_conv_layer
+from mmdet.models.backbones.resnet import BasicBlock
+from torch import nn
+
+from resist_mm.registry import MODELS
+
+from ..backbones.partitionable_resnet import PartitionableResNet
+
+__all__ = ['CIFARResNet']
+
+
+@MODELS.register_module()
+class CIFARResNet(PartitionableResNet):
+    """A post-activation ResNet of basic blocks with CIFAR's stem, a 3x3 convolution at stride 1.
+
+    What ``resist_mm.PreActResNet(block='basic', stem='cifar')`` is compared with in
+    the ablation of the paper (Fig. 6).
+
+    Args:
+        stage_blocks (Sequence[int]): Number of blocks of every stage.
+        **kwargs: Arguments of ``resist_mm.PartitionableResNet``, ``norm_eval`` being
+            False by default.
+    """
+
+    def __init__(self, stage_blocks: Sequence[int], **kwargs: Any) -> None:
+        # mmdet looks the layout up by depth
+        self.arch_settings = {18: (BasicBlock, tuple(stage_blocks))}
+        super().__init__(depth=18, **{'norm_eval': False, **kwargs})
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        super()._make_stem_layer(in_channels, stem_channels)
+        self.conv1 = build_conv_layer(self.conv_cfg, in_channels, stem_channels, 3, padding=1, bias=False)
+        self.maxpool = nn.Identity()

@@ -1,0 +1,382 @@
+"""PartitionedStage: whole and scaled, or a sub-ResNet with blocks dropped; by numbers worked out by hand."""
+
+import io
+from copy import deepcopy
+
+import pytest
+import torch
+from mmcv.cnn import build_conv_layer
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from mmengine.registry import MODELS
+from torch import nn
+
+from resist_mm.models import PartitionedStage, partitioned_stages
+from resist_mm.models.backbones import PreActBasicBlock, PreActBottleneck
+from resist_mm.models.backbones.partitionable_resnet import MMDET_ANATOMY
+from resist_mm.models.backbones.preact_blocks import PREACT_ANATOMY
+from resist_mm.models.partitioned_stage import BlockAnatomy
+
+
+class Times(nn.Module):
+    """Multiplies by a weight."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([float(weight)]))
+        self.register_buffer('seen', torch.zeros(1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+class TinyBlock(nn.Module):
+    """A residual block on numbers."""
+
+    def __init__(self, weight, projection=None):
+        super().__init__()
+        self.branch = Times(weight)
+        self.projection = None if projection is None else Times(projection)
+
+    def shortcut(self, x):
+        return x if self.projection is None else self.projection(x)
+
+    def forward(self, x):
+        return self.shortcut(x) + self.branch(x)
+
+
+def branch_of(block):
+    return block.branch
+
+
+def shared_of(block):
+    return [] if block.projection is None else [block.projection]
+
+
+TINY_ANATOMY = BlockAnatomy(branch_of, shared_of, TinyBlock.shortcut)
+ONE = torch.ones(1)
+
+
+def tiny_stage(partition_first=False, projection=None):
+    """Maps 1 to (1 + 1) (1 + 2) (1 + 3) (1 + 5), without a projection."""
+    weights = (1, 2, 3, 5)
+    blocks = [TinyBlock(w, projection if i == 0 else None) for i, w in enumerate(weights)]
+    return PartitionedStage(blocks, TINY_ANATOMY, partition_first)
+
+
+def test_a_new_stage_is_a_plain_one():
+    stage = tiny_stage()
+    assert stage.is_whole
+    assert stage.scale == 1
+    assert stage(ONE).item() == 144
+    assert (stage.num_partitioned, stage.held) == (3, {0, 1, 2})
+    assert [block.branch.weight.item() for block in stage.partitioned_blocks] == [2, 3, 5]
+
+
+def test_in_the_whole_model_the_branches_of_partitioned_blocks_are_scaled():
+    stage = tiny_stage()
+    stage.scale.fill_(0.5)
+    assert stage(ONE).item() == (1 + 1) * (1 + 2 / 2) * (1 + 3 / 2) * (1 + 5 / 2)
+
+
+@pytest.mark.parametrize(
+    ('held', 'expected'),
+    [([0, 2], 2 * 3 * 6), ([1], 2 * 4), ([], 2), ([0, 1, 2], 144)],
+)
+def test_in_a_sub_resnet_dropped_blocks_are_the_identity_and_the_factor_is_1(held, expected):
+    stage = tiny_stage()
+    stage.scale.fill_(0.5)
+    stage.hold(held)
+    assert not stage.is_whole
+    assert stage.held == set(held)
+    assert stage(ONE).item() == expected
+
+
+def test_dropped_blocks_have_no_storage_and_no_gradient_and_get_none():
+    stage = tiny_stage()
+    stage(ONE).backward()
+    objects = list(stage.parameters())
+    stage.hold([1])
+    stage.zero_grad()
+    stage(ONE).backward()
+
+    of_blocks = [block.branch.weight for block in stage]
+    assert [p is q for p, q in zip(of_blocks, objects, strict=True)] == [True] * 4
+    assert [p.untyped_storage().nbytes() for p in of_blocks] == [4, 0, 4, 0]
+    assert [p.grad is None for p in of_blocks] == [False, True, False, True]
+    assert [p.grad.item() for p in of_blocks[::2]] == [4, 2]  # of (1 + a) (1 + b)
+    assert all(block.branch.seen.numel() == 1 for block in stage), 'buffers stay'
+
+
+def test_blocks_come_back_one_by_one_and_are_scaled_only_when_the_stage_is_whole():
+    stage = tiny_stage()
+    stage.scale.fill_(0.5)
+    stage.hold([1])
+    stage.hold([])
+    assert stage(ONE).item() == 2
+    stage.regain(2).fill_(7)
+    assert (stage.held, stage(ONE).item()) == ({2}, 2 * 8)
+    stage.regain(0).fill_(2)
+    with pytest.raises(RuntimeError, match=r'blocks \[1\] are dropped: a whole stage needs them all'):
+        stage.make_whole()
+    stage.regain(1).fill_(3)
+    assert (stage.is_whole, stage(ONE).item()) == (False, 2 * 3 * 4 * 8)
+    stage.make_whole()
+    assert (stage.is_whole, stage(ONE).item()) == (True, 2 * 2 * 2.5 * 4.5)
+    stage.hold([0])
+    assert stage(ONE).item() == 2 * 3
+
+
+def test_only_dropped_blocks_can_be_regained_and_only_held_ones_be_held():
+    stage = tiny_stage()
+    with pytest.raises(RuntimeError, match='still have their storage'):
+        stage.regain(0)
+    stage.hold([0, 1])
+    with pytest.raises(RuntimeError, match='still have their storage'):
+        stage.regain(1)
+    with pytest.raises(ValueError, match=r'blocks \[2\] were dropped: regain them first'):
+        stage.hold([0, 2])
+    assert stage.held == {0, 1}
+    assert stage(ONE).item() == 2 * 3 * 4
+
+
+@pytest.mark.parametrize(
+    ('held', 'scale', 'expected'), [(None, 1, 11), (None, 0.5, 10.5), ([], 0.5, 10), ([0], 0.5, 11)]
+)
+def test_of_a_first_block_with_a_projection_the_branch_alone_is_partitioned(held, scale, expected):
+    stage = tiny_stage(partition_first=True, projection=10)
+    stage.scale.fill_(scale)
+    stage.hold(range(4) if held is None else held)
+    for number in set(range(1, 4)) & stage.held:
+        stage.flat_block(number).flat.zero_()
+    if held is None:
+        stage.make_whole()
+
+    assert stage(ONE).item() == expected
+    first = stage[0]
+    assert stage.num_partitioned == 4
+    assert stage.block_parameters(0) == [first.branch.weight]
+    assert stage.block_buffers(0)[0] is first.branch.seen
+    assert len(stage.block_buffers(0)) == 1
+    assert first.projection.weight.untyped_storage().nbytes() == 4
+
+
+@pytest.mark.parametrize(('num_blocks', 'partition_first', 'needed'), [(1, False, 2), (0, False, 2), (0, True, 1)])
+def test_a_stage_without_a_block_to_partition_is_an_error(num_blocks, partition_first, needed):
+    with pytest.raises(ValueError, match=rf'needs at least {needed} blocks, got {num_blocks}.*partition_stages'):
+        PartitionedStage([TinyBlock(1)] * num_blocks, TINY_ANATOMY, partition_first)
+
+
+def test_a_frozen_block_cannot_be_partitioned():
+    stage = tiny_stage().requires_grad_(False)
+    with pytest.raises(ValueError, match=r'partitioned block 1 has no trainable parameters: .*frozen_stages'):
+        stage.hold([0, 2])
+
+
+def test_frozen_parameters_of_a_dropped_block_stay():
+    block = PreActBasicBlock(4, 4)
+    stage = PartitionedStage([PreActBasicBlock(4, 4), block], PREACT_ANATOMY)
+    block.norm1.requires_grad_(False)
+    stage.hold([])
+    assert block.norm1.weight.shape == (4,)
+    assert block.norm2.weight.shape == (0,)
+
+
+def test_names_are_those_of_a_plain_stage_and_scale():
+    stage, plain = tiny_stage(), nn.Sequential(*tiny_stage().children())
+    assert list(dict(stage.named_parameters())) == list(dict(plain.named_parameters()))
+    assert set(stage.state_dict()) == {*plain.state_dict(), 'scale'}
+
+
+def test_the_scale_is_saved_and_plain_weights_mean_1():
+    stage, model = tiny_stage(), nn.ModuleDict(dict(stage=tiny_stage(), head=Times(3)))
+    stage.scale.fill_(0.25)
+    model['stage'].load_state_dict(stage.state_dict())
+    assert model['stage'].scale == 0.25
+
+    head_alone = {f'head.{name}': value for name, value in model['head'].state_dict().items()}
+    model.load_state_dict(head_alone, strict=False)
+    assert model['stage'].scale == 0.25, 'weights of another part say nothing about it'
+
+    plain = {name: value for name, value in model.state_dict().items() if 'scale' not in name}
+    names = set(plain)
+    model.load_state_dict(plain)
+    assert model['stage'].scale == 1
+    assert set(plain) == names
+
+    missing = model.load_state_dict(head_alone, strict=False).missing_keys
+    assert 'stage.scale' in missing
+
+
+def saved_and_loaded(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize('duplicate', [deepcopy, saved_and_loaded])
+@pytest.mark.parametrize('flattened', [False, True])
+def test_a_copy_lives_by_itself(duplicate, flattened):
+    stage = tiny_stage()
+    stage.scale.fill_(0.5)
+    if flattened:
+        for number in range(3):
+            stage.flat_block(number)
+    other = duplicate(stage)
+    assert other(ONE).item() == stage(ONE).item() == 35
+
+    other.scale.fill_(1)
+    assert (stage(ONE).item(), other(ONE).item()) == (35, 144)
+    stage.hold([0])
+    assert (stage(ONE).item(), other(ONE).item()) == (6, 144)
+    other.hold([2])
+    assert (stage(ONE).item(), other(ONE).item()) == (6, 12)
+    copy_of_part = duplicate(stage)
+    assert copy_of_part.held == {0}
+    copy_of_part.regain(1).fill_(4)
+    assert (stage(ONE).item(), copy_of_part(ONE).item()) == (6, 30)
+
+
+def test_partitioned_stages_of_a_model_by_name_in_its_order():
+    model = nn.ModuleDict(dict(b=tiny_stage(), a=nn.Sequential(nn.ReLU(), tiny_stage())))
+    assert list(partitioned_stages(model)) == ['b', 'a.1']
+    assert partitioned_stages(model)['a.1'] is model['a'][1]
+    assert partitioned_stages(nn.ReLU()) == {}
+
+
+@MODELS.register_module(force=True)
+class OneMinus(nn.Module):
+    """A plugin after which it shows whether the scale came before it or after."""
+
+    _abbr_ = 'one_minus'
+
+    def __init__(self, in_channels):
+        super().__init__()
+
+    def forward(self, x):
+        return 1 - x
+
+
+PLAIN_BN = dict(type='BN', eps=1e-12)  # in eval mode the identity
+
+
+def image(*channels):
+    return torch.tensor(channels, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def set_convs(block, *weights):
+    """Give convolution i, at its centre, the matrix ``weights[i - 1]``."""
+    for i, weight in enumerate(weights, start=1):
+        conv = getattr(block, f'conv{i}').weight.data
+        conv.zero_()
+        conv[:, :, conv.shape[2] // 2, conv.shape[3] // 2] = torch.tensor(weight, dtype=torch.float32)
+    return block.eval()
+
+
+def outputs(block, anatomy, x, scale=0.5):
+    """Of the block in the whole model, in a sub-ResNet that holds it, in one that does not."""
+    stage = PartitionedStage([block], anatomy, partition_first=True)
+    stage.scale.fill_(scale)
+    found = [stage(x.clone())]
+    for held in ([0], []):
+        stage.hold(held)
+        found.append(stage(x.clone()))
+    assert {out.shape for out in found} == {found[0].shape}
+    return [out.flatten().tolist() for out in found]
+
+
+def test_mmdet_s_basic_block_is_scaled_before_addition_and_relu():
+    block = set_convs(BasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    # 3 - 6 / 2 = 0 and relu(3 - 6)
+    assert outputs(block, MMDET_ANATOMY, image(3)) == [[0], [0], [3]]
+    # 3 - 6 / 4
+    assert outputs(
+        set_convs(BasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]]), MMDET_ANATOMY, image(3), 0.25
+    ) == [
+        [1.5],
+        [0],
+        [3],
+    ]
+
+
+@pytest.mark.parametrize(('projection', 'expected'), [(2, [3, 0, 6]), (-2, [0, 0, 0]), (4, [9, 6, 12])])
+def test_a_dropped_block_of_mmdet_with_a_projection_is_the_projection_and_relu(projection, expected):
+    downsample = nn.Sequential(build_conv_layer(None, 1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=1e-12))
+    nn.init.constant_(downsample[0].weight, projection)
+    block = set_convs(BasicBlock(1, 1, downsample=downsample, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    assert outputs(block, MMDET_ANATOMY, image(3)) == [[value] for value in expected]
+
+
+def bottleneck(**kwargs):
+    """A residual branch that maps (1, 2, 3, 4) to (-10, 10, 0, 20)."""
+    block = Bottleneck(4, 1, norm_cfg=PLAIN_BN, **kwargs)
+    return set_convs(block, [[1, 1, 1, 1]], [[1]], [[-1], [1], [0], [2]])
+
+
+def test_mmdet_s_bottleneck_is_scaled_before_addition_and_relu():
+    assert outputs(bottleneck(), MMDET_ANATOMY, image(1, 2, 3, 4)) == [
+        [0, 2 + 5, 3, 4 + 10],
+        [0, 2 + 10, 3, 4 + 20],
+        [1, 2, 3, 4],
+    ]
+
+
+def test_mmdet_s_bottleneck_is_scaled_behind_the_plugins_that_follow_norm3():
+    plugin = dict(cfg=dict(type='OneMinus', postfix=1), position='after_conv3')
+    second = dict(cfg=dict(type='OneMinus', postfix=2), position='after_conv3')
+    x = image(1, 2, 3, 4)
+    # 1 - (-10, 10, 0, 20) = (11, -9, 1, -19)
+    assert outputs(bottleneck(plugins=[plugin]), MMDET_ANATOMY, x) == [
+        [1 + 5.5, 0, 3.5, 0],
+        [1 + 11, 0, 4, 0],
+        [1, 2, 3, 4],
+    ]
+    # behind the second one the branch is what it was, and only half of it must arrive
+    assert outputs(bottleneck(plugins=[plugin, second]), MMDET_ANATOMY, x) == outputs(
+        bottleneck(), MMDET_ANATOMY, x
+    )
+    # one that comes earlier is no end: norm3 is
+    early = dict(cfg=dict(type='OneMinus'), position='after_conv2')
+    assert outputs(bottleneck(plugins=[early]), MMDET_ANATOMY, x)[0] == [1 + 4.5, 0, 3, 0]
+
+
+def test_a_preactivation_block_is_scaled_before_addition():
+    block = set_convs(PreActBasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    assert outputs(block, PREACT_ANATOMY, image(3)) == [[0], [-3], [3]]
+    block = set_convs(PreActBasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    assert outputs(block, PREACT_ANATOMY, image(-3)) == [[-3], [-3], [-3]]
+
+
+def test_a_preactivation_bottleneck_is_scaled_before_addition():
+    block = set_convs(PreActBottleneck(4, 1, norm_cfg=PLAIN_BN), [[1, 1, 1, 1]], [[1]], [[-1], [1], [0], [2]])
+    assert outputs(block, PREACT_ANATOMY, image(1, 2, 3, -4)) == [
+        [1 - 3, 2 + 3, 3, -4 + 6],
+        [1 - 6, 2 + 6, 3, -4 + 12],
+        [1, 2, 3, -4],
+    ]
+
+
+def test_a_dropped_preactivation_block_keeps_projection_and_first_norm():
+    block = set_convs(PreActBasicBlock(1, 1, stride=2, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    nn.init.constant_(block.norm1.weight, 2)
+    nn.init.constant_(block.downsample.weight, 4)
+    x = torch.tensor([[3.0, 1.0], [1.0, 1.0]]).view(1, 1, 2, 2)
+    # the norm makes 6 of the 3, the projection 24, the branch -12
+    assert outputs(block, PREACT_ANATOMY, x) == [[18], [12], [24]]
+
+
+def test_what_a_preactivation_block_with_a_projection_gives_up():
+    block = PreActBasicBlock(1, 1, stride=2)
+    stage = PartitionedStage([block], PREACT_ANATOMY, partition_first=True)
+    params, buffers = stage.block_parameters(0), stage.block_buffers(0)
+    assert {name for name, p in block.named_parameters() if any(p is q for q in params)} == {
+        'conv1.weight',
+        'norm2.weight',
+        'norm2.bias',
+        'conv2.weight',
+    }
+    assert {name for name, b in block.named_buffers() if any(b is c for c in buffers)} == {
+        'norm2.running_mean',
+        'norm2.running_var',
+        'norm2.num_batches_tracked',
+    }

@@ -24,6 +24,8 @@ test_cfg = dict(type='TestLoop')
 # learning rate belongs to the batch of one worker.
 auto_scale_lr = dict(enable=False, base_batch_size=10)
 
-default_hooks = dict(checkpoint=dict(interval=10, save_best='loss', rule='less'))
+default_hooks = dict(checkpoint=dict(interval=10, save_best='pascal_voc/loss', rule='less'))
+# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

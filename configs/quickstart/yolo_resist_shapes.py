@@ -91,7 +91,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [
     dict(type='VOCMetric', metric='mAP', eval_mode='area'),
-    dict(type='resist_mm.LossMetric'),
+    dict(type='resist_mm.LossMetric', prefix='pascal_voc'),
 ]
 test_evaluator = val_evaluator
 
@@ -103,13 +103,16 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=30, T_max=30, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=40, T_max=40, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=10)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=40, val_interval=20)
+randomness = dict(seed=0)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=10),
+    checkpoint=dict(interval=20),
     visualization=dict(type='DetVisualizationHook', score_thr=0.3),
 )

@@ -62,7 +62,7 @@ def flagship(real_data, tmp_path_factory):
 
 
 def _metrics(log: str) -> tuple[str, str]:
-    return re.findall(r'pascal_voc/mAP: ([\d.]+).* loss: ([\d.]+)', log)[-1]
+    return re.findall(r'pascal_voc/mAP: ([\d.]+).* pascal_voc/loss: ([\d.]+)', log)[-1]
 
 
 def test_the_flagship_trains_validates_and_saves(flagship):
@@ -73,7 +73,7 @@ def test_the_flagship_trains_validates_and_saves(flagship):
     state = torch.load(work_dir / 'epoch_1.pth', weights_only=False)['state_dict']
     assert state['backbone.layer3.scale'] == 0.25
     assert all(value.numel() for value in state.values())
-    assert list(work_dir.glob('best_loss_epoch_1.pth'))
+    assert list(work_dir.glob('best_pascal_voc_loss_epoch_1.pth'))
 
 
 def test_the_flagship_resumes(flagship, real_data):

@@ -82,7 +82,8 @@ def main() -> None:
             f'all workers together sent {summary.total("total_mb"):.1f} MB'
         )
     for name, value in summary.metrics.items():
-        print(f'{name}: {value}')
+        if name not in ('time', 'data_time'):
+            print(f'{name}: {value:.4g}')
     if args.at_least:
         name, least = args.at_least[0], float(args.at_least[1])
         if summary.metrics.get(name, float('-inf')) < least:

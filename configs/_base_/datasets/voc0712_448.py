@@ -60,6 +60,6 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [
     dict(type='VOCMetric', metric='mAP', eval_mode='11points'),
-    dict(type='resist_mm.LossMetric'),  # over the test sets of all workers
+    dict(type='resist_mm.LossMetric', prefix='pascal_voc'),  # over the images of all workers
 ]
 test_evaluator = val_evaluator

@@ -1,4 +1,4 @@
-# Sourced by dist_train.sh and dist_test.sh:
+# Sourced by dist_*.sh and slurm_*.sh.
 #
 #   launch SCRIPT WORKERS ARGS...
 #
@@ -8,6 +8,15 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# An active environment that has what is needed; else the one that tools/setup_env.sh made.
+choose_python() {
+    local needed='import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in ("mmengine", "mmcv")))'
+    if [ -x "$ROOT/.venv/bin/python" ] && ! python -c "$needed" >/dev/null 2>&1; then
+        export PATH="$ROOT/.venv/bin:$PATH"
+    fi
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+}
+
 launch() {
     local script=$1 workers=$2 rendezvous cores
     shift 2
@@ -15,10 +24,7 @@ launch() {
         echo "the number of workers must be an integer from 1 on, got '$workers'" >&2
         exit 2
     fi
-    # the environment that tools/setup_env.sh made, unless the user has activated another
-    if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then
-        export PATH="$ROOT/.venv/bin:$PATH"
-    fi
+    choose_python
     if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
         rendezvous=(--standalone) # picks a free port, so that two jobs on one machine do not collide
     else
@@ -28,7 +34,6 @@ launch() {
     # torchrun would give every worker one thread; without a GPU they share the cores
     cores=$(nproc 2>/dev/null || echo 1)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > workers ? cores / workers : 1))}"
-    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
     exec python -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$workers" \
         "$ROOT/tools/$script" "$@" --launcher pytorch
 }

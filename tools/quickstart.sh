@@ -13,14 +13,10 @@ workers=${WORKERS:-2}
 export RESIST_MM_SHAPES="$work_dir/shapes/"
 
 step() { printf '\n== %s\n' "$*"; }
-quietly() { # runs a command with its output in a log; shows the log's end if it fails
-    local log=$1
-    shift
-    if ! "$@" >"$log" 2>&1; then
-        tail -n 40 "$log"
-        echo "failed; the whole log is $log" >&2
-        exit 1
-    fi
+failed() { # LOG
+    tail -n 40 "$1"
+    echo "failed; the whole log is $1" >&2
+    exit 1
 }
 
 # what an earlier quickstart left
@@ -31,10 +27,12 @@ step 'images: five kinds of shapes on textured backgrounds'
 python tools/dataset_converters/make_shapes_voc.py "$RESIST_MM_SHAPES" --size 128 --train 400 --test 100
 
 step "training: YOLOv2 under ResIST, $workers workers (log: $work_dir/train.log)"
-quietly "$work_dir/train.log" \
-    tools/dist_train.sh $config "$workers" --work-dir "$work_dir" --cfg-options share_gpu=True &
+setsid tools/dist_train.sh $config "$workers" --work-dir "$work_dir" --cfg-options share_gpu=True \
+    >"$work_dir/train.log" 2>&1 &
 training=$!
-trap 'kill $training 2>/dev/null || true' INT TERM
+# the launcher and its workers are a process group of their own
+trap 'kill -TERM -- -$training 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
 while kill -0 $training 2>/dev/null; do # shows that it is alive
     sleep 5
     line=$(grep -E 'Round [0-9]+: |pascal_voc/mAP' "$work_dir/train.log" 2>/dev/null | tail -n 1 || true)
@@ -43,12 +41,12 @@ while kill -0 $training 2>/dev/null; do # shows that it is alive
         shown=$line
     fi
 done
-wait $training
+wait $training || failed "$work_dir/train.log"
+trap - EXIT
 
 step "testing: the whole model on 100 images that it has not seen (log: $work_dir/test.log)"
-quietly "$work_dir/test.log" \
-    tools/dist_test.sh $config "$(cat "$work_dir/last_checkpoint")" "$workers" --work-dir "$work_dir" \
-    --show-dir ../pictures --cfg-options share_gpu=True
+tools/dist_test.sh $config "$(cat "$work_dir/last_checkpoint")" "$workers" --work-dir "$work_dir" \
+    --show-dir ../pictures --cfg-options share_gpu=True >"$work_dir/test.log" 2>&1 || failed "$work_dir/test.log"
 
 step 'result'
 python tools/analysis_tools/summarize_run.py "$work_dir" --at-least pascal_voc/mAP 0.5

@@ -7,10 +7,10 @@ if [ $# -lt 4 ]; then
     echo 'usage: tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of tools/test.py]' >&2
     exit 2
 fi
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
+choose_python
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 # SRUN_ARGS is a list of options, to be split
 # shellcheck disable=SC2086
 exec srun -p "$1" --job-name="$2" --gres=gpu:"$GPUS_PER_NODE" --ntasks="$GPUS" \

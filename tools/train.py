@@ -11,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.datasets.checks import check_annotation_files
-from resist_mm.engine.launch import init_distributed
+from resist_mm.engine.launch import check_wrapper, init_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +73,7 @@ def main() -> None:
     cfg = load_config(parse_args())
     dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
     check_annotation_files(cfg, dataloaders)
+    check_wrapper(cfg)
     init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

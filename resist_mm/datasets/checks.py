@@ -28,6 +28,8 @@ def check_annotation_files(cfg: Config, dataloaders: Sequence[str]) -> None:
     for dataloader in dataloaders:
         for key, dataset in _datasets(cfg.get(dataloader) or {}, dataloader):
             root, file = dataset.get('data_root') or '', dataset['ann_file']
+            if not isinstance(file, str) or dataset.get('backend_args'):
+                continue
             path = file if osp.isabs(file) else osp.join(root, file)
             if '://' in path or osp.isfile(path):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,37 +12,41 @@ import torch
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from resist_mm.exchange import Parcel, Traffic
+from resist_mm.exchange import Parcel, Traffic, Transport
 from resist_mm.models.wrappers import not_distributed
 
-from .packing import pack, pack_bytes, unpack, unpack_bytes
+from .packing import pack, pack_bytes, unpack_bytes
 from .worker_rounds import WorkerRounds
 from .worker_state import running_norms, statistics_of
 
-__all__ = ['settle_buffers']
+__all__ = ['recalibrate', 'recalibrated_norms', 'settle_buffers']
 
 
-def settle_buffers(runner: Runner, rounds: WorkerRounds, batches: Iterable[Any]) -> Traffic:
+def settle_buffers(runner: Runner, rounds: WorkerRounds, batches: Iterable[Any], averaged: bool) -> Traffic:
     """Give the whole model its running statistics, and all workers the same buffers.
 
     Args:
         runner (Runner): Gives the precision of forward passes.
         rounds (WorkerRounds): The worker, its model whole and in training mode.
         batches (Iterable): Batches of this worker to recalibrate norms with, as
-            they come from the training loader; none leaves the statistics alone.
+            they come from the training loader.
+        averaged (bool): Whether the statistics have travelled already. If so, they are
+            left alone.
 
     Returns:
         Traffic: The bytes moved.
     """
     model, transport = rounds.worker.model, rounds.transport
     traffic = Traffic()
-    statistics = recalibrate(runner, model, batches)
-    if statistics:
-        message = pack(statistics)
-        traffic += transport.average([Parcel(message)])
-        unpack(statistics, message)
-    others = _buffers_except(model, statistics)
+    if averaged:
+        settled = statistics_of(running_norms(model))
+    else:
+        norms = recalibrated_norms(model)
+        reached = recalibrate(runner, model, norms, list(batches))
+        settled = _average_where_reached(norms, reached, transport, traffic)
+    others = _buffers_except(model, settled)
     if others:
         message = pack_bytes(others)
         traffic += transport.broadcast(message)
@@ -50,30 +54,35 @@ def settle_buffers(runner: Runner, rounds: WorkerRounds, batches: Iterable[Any])
     return traffic
 
 
+def recalibrated_norms(model: nn.Module) -> list[_NormBase]:
+    """The BatchNorms of a model that are updating running statistics now."""
+    return [norm for norm in running_norms(model) if isinstance(norm, _BatchNorm)]
+
+
 @torch.no_grad()
-def recalibrate(runner: Runner, model: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
+def recalibrate(
+    runner: Runner, model: nn.Module, norms: Sequence[_NormBase], batches: Sequence[Any]
+) -> list[bool]:
     """Set the running statistics of norms from batches of this worker.
 
     Statistics seen inside a sub-ResNet are not those of the whole model, so the
-    batches run through it, without gradients, and every norm that is in training
-    mode takes the plain mean of what it sees (as ``torch.optim.swa_utils.update_bn``,
-    which would also reset the norms that are meant to keep theirs). Random state
-    and all other buffers are as before afterwards.
+    batches run through it, without gradients, and every norm takes the plain mean of
+    what it sees (as ``torch.optim.swa_utils.update_bn``, which would also reset the
+    norms that are meant to keep theirs). A norm that no batch reaches keeps what it
+    has. Random state and all other buffers are as before afterwards.
 
     Args:
         runner (Runner): Gives the precision of the forward passes.
         model (nn.Module): The whole model, in training mode, not its wrapper.
-        batches (Iterable): As they come from the training loader.
+        norms (Sequence): The norms.
+        batches (Sequence): As they come from the training loader.
 
     Returns:
-        list[Tensor]: The statistics that were set, still those of this worker.
+        list[bool]: Whether a batch reached the norm, for each.
     """
-    norms = running_norms(model)
-    batches = list(batches)
     if not norms or not batches:
-        return []
-    statistics = statistics_of(norms)
-    other_buffers = [(b, b.clone()) for b in _buffers_except(model, statistics)]
+        return [False] * len(norms)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -82,11 +91,36 @@ def recalibrate(runner: Runner, model: nn.Module, batches: Iterable[Any]) -> lis
         for batch in batches:
             data = model.data_preprocessor(batch, True)  # type: ignore[operator]
             model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
+    reached = [bool(norm.num_batches_tracked) for norm in norms]
+    set_now = {id(t) for norm, r in zip(norms, reached, strict=True) if r for t in statistics_of([norm])}
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for buffer, value in other_buffers:
-        buffer.copy_(value)
-    return statistics
+    for buffer, value in buffers:
+        if id(buffer) not in set_now:
+            buffer.copy_(value)
+    return reached
+
+
+def _average_where_reached(
+    norms: Sequence[_NormBase], reached: Sequence[bool], transport: Transport, traffic: Traffic
+) -> list[Tensor]:
+    """Average statistics over the workers that set them; returns those that any worker set."""
+    if not norms:
+        return []
+    statistics = [statistics_of([norm]) for norm in norms]
+    weights = torch.tensor(reached, dtype=torch.float32, device=statistics[0][0].device)
+    message = pack([weights] + [t * w for of_norm, w in zip(statistics, weights, strict=True) for t in of_norm])
+    traffic += transport.average([Parcel(message)])
+    share = message[: len(norms)].tolist()
+    pieces = iter(message[len(norms) :].split([t.numel() for of_norm in statistics for t in of_norm]))
+    settled = []
+    for of_norm, seen in zip(statistics, share, strict=True):
+        for tensor in of_norm:
+            piece = next(pieces)
+            if seen:
+                tensor.copy_(piece / seen)
+                settled.append(tensor)
+    return settled
 
 
 def _buffers_except(model: nn.Module, known: list[Tensor]) -> list[Tensor]:

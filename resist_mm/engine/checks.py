@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
 from resist_mm.models.wrappers import LocalModel
 
-__all__ = ['agree', 'check_runner', 'digest']
+__all__ = ['agree', 'check_can_recalibrate', 'check_runner', 'digest']
 
 
 def check_runner(runner: Runner, hook_name: str) -> None:
     """Refuse what cannot work together with rounds of local training.
 
     Raises:
-        ValueError: If the model is wrapped for gradient exchange, has SyncBN, or
-            a moving average of the weights is kept. The message says which line
-            of the config to change.
+        ValueError: If the model is wrapped for gradient exchange, has SyncBN, a
+            moving average of the weights is kept, an optimizer makes its state in
+            advance, or there are two protocols. The message says which line of the
+            config to change.
     """
     if is_model_wrapper(runner.model) and not isinstance(runner.model, LocalModel):
         raise ValueError(
@@ -39,12 +41,43 @@ def check_runner(runner: Runner, hook_name: str) -> None:
                     "gives them different networks. Put norm_cfg = dict(type='BN') in the config and "
                     'remove sync_bn'
                 )
+    protocols = [type(hook).__name__ for hook in runner.hooks if hasattr(hook, 'local_iters')]
+    if len(protocols) > 1:
+        raise ValueError(
+            f'custom_hooks has {" and ".join(protocols)}, but a run has one protocol: remove all but one'
+        )
+    _check_optimizers(runner, hook_name)
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             raise ValueError(
                 f'{type(hook).__name__} keeps a moving average of all weights, but with {hook_name} a worker '
                 'does not hold all of them. Remove it from custom_hooks'
             )
+
+
+def _check_optimizers(runner: Runner, hook_name: str) -> None:
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    for optimizer in (wrapper.optimizer for wrapper in wrappers):
+        if optimizer.state and runner.iter == 0:
+            raise ValueError(
+                f'{type(optimizer).__name__} makes its state before the first step, and {hook_name} would clear '
+                'it: choose an optimizer that makes it when it steps, such as SGD, Adam or AdamW'
+            )
+
+
+def check_can_recalibrate(model: nn.Module, hook_name: str) -> None:
+    """Refuse ``bn='recalibrate'`` for a model that cannot be run on a batch by itself.
+
+    Raises:
+        ValueError: If the model has no data preprocessor or a train_step of its own.
+    """
+    own_step = getattr(type(model), 'train_step', None) is not BaseModel.train_step
+    if own_step or not hasattr(model, 'data_preprocessor'):
+        raise ValueError(
+            f"{hook_name}.bn='recalibrate' runs training batches through the model as BaseModel.train_step does, "
+            f"but {type(model).__name__} has a train_step of its own or no data_preprocessor: set bn='average'"
+        )
 
 
 def agree(values: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-__all__ = ['init_distributed']
+__all__ = ['check_wrapper', 'init_distributed']
+
+ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook')
 
 
 def init_distributed(cfg: Config) -> None:
@@ -53,6 +55,24 @@ def init_distributed(cfg: Config) -> None:
     real_set_device = torch.cuda.set_device
     with patch('torch.cuda.set_device', set_device):
         init_dist(launcher, **dist_cfg)
+
+
+def check_wrapper(cfg: Config) -> None:
+    """Check that a config with a protocol has the wrapper for it.
+
+    Otherwise mmengine wraps the model for data-parallel training, which fails on a
+    CPU before any hook can say why.
+
+    Raises:
+        ValueError: If the wrapper is missing.
+    """
+    hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
+    protocols = [hook for hook in hooks if hook.split('.')[-1] in ROUND_HOOKS]
+    if protocols and cfg.get('launcher', 'none') != 'none' and not cfg.get('model_wrapper_cfg'):
+        raise ValueError(
+            f'custom_hooks has {protocols[0]}, but model_wrapper_cfg is missing, and the default exchanges '
+            "gradients in each iteration. Put model_wrapper_cfg = dict(type='resist_mm.LocalModel') in the config"
+        )
 
 
 def _workers_on_this_machine() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,20 +14,34 @@ from torch.optim import Optimizer
 __all__ = ['OptimizerState', 'StateEntry']
 
 
+class StateKind(NamedTuple):
+    """A tensor that an optimizer keeps for each parameter.
+
+    Attributes:
+        key: Its name, such as 'momentum_buffer', 'exp_avg', 'step'.
+        like_param: Whether it is shaped as the parameter; if not, it is one number.
+        dtype: Its dtype.
+        on_cpu: Whether it stays on the CPU, as a step count does.
+    """
+
+    key: str
+    like_param: bool
+    dtype: torch.dtype
+    on_cpu: bool
+
+
 class StateEntry(NamedTuple):
-    """One tensor that an optimizer remembers about a parameter.
+    """One tensor that an optimizer keeps for one parameter.
 
     Attributes:
         param: The parameter.
-        key: Name of the tensor, such as 'momentum_buffer', 'exp_avg', 'step'.
+        kind: What it is.
         numel: Number of its elements.
-        template: The same of another parameter; gives dtype and device.
     """
 
     param: nn.Parameter
-    key: str
+    kind: StateKind
     numel: int
-    template: Tensor
 
     @property
     def message_dtype(self) -> torch.dtype:
@@ -58,6 +73,7 @@ class OptimizerState:
             for group in optimizer.param_groups
             for p in group['params']
         }
+        self._kinds: dict[int, list[StateKind]] = {}
 
     def clear(self) -> None:
         """Forget everything: the momentum restart."""
@@ -70,25 +86,36 @@ class OptimizerState:
             if id(p) in self._optimizer_of:
                 self._optimizer_of[id(p)].state.pop(p, None)
 
-    def entries(self, params: Iterable[tuple[nn.Parameter, int]]) -> list[StateEntry]:
-        """What travels with parameters, given with the number of elements that they have when held.
+    def agree_on_kinds(self) -> None:
+        """Find out, with all workers, what there is to travel; once that is known, do nothing.
 
-        The keys are those of some parameter of the same optimizer, so that all
-        workers know them, also of blocks that they do not hold.
+        A worker may not have taken a step yet (a loss scale that is still too large,
+        accumulated gradients), and would not know by itself.
+
+        Raises:
+            ValueError: If an optimizer keeps something of another shape.
         """
-        templates = {id(optimizer): _templates(optimizer) for optimizer in self.optimizers}
+        if any(self._kinds.values()):
+            return
+        of_workers = all_gather_object([_kinds_of(optimizer) for optimizer in self.optimizers])
+        for i, optimizer in enumerate(self.optimizers):
+            kinds = {kind.key: kind for of_worker in of_workers for kind in of_worker[i]}
+            self._kinds[id(optimizer)] = [kinds[key] for key in sorted(kinds)]
+
+    def entries(self, params: Iterable[tuple[nn.Parameter, int]]) -> list[StateEntry]:
+        """What travels with parameters, given with the number of elements that they have when held."""
         return [
-            StateEntry(p, key, numel if template.dim() else 1, template)
+            StateEntry(p, kind, numel if kind.like_param else 1)
             for p, numel in params
             if id(p) in self._optimizer_of
-            for key, template in templates[id(self._optimizer_of[id(p)])].items()
+            for kind in self._kinds.get(id(self._optimizer_of[id(p)]), [])
         ]
 
     def pack(self, entries: Sequence[StateEntry], device: torch.device) -> Tensor:
         """Copy entries into one flat tensor; what an optimizer has not made yet counts as 0."""
         pieces = []
         for entry in entries:
-            value = self._optimizer_of[id(entry.param)].state.get(entry.param, {}).get(entry.key)
+            value = self._optimizer_of[id(entry.param)].state.get(entry.param, {}).get(entry.kind.key)
             if value is None:
                 value = torch.zeros(entry.numel)
             pieces.append(value.detach().reshape(-1).to(device, entry.message_dtype))
@@ -98,20 +125,30 @@ class OptimizerState:
     def unpack(self, entries: Sequence[StateEntry], flat: Tensor) -> None:
         """Copy a flat tensor back into the state of parameters that are held."""
         for entry, piece in zip(entries, flat.split([entry.numel for entry in entries]), strict=True):
-            state = self._optimizer_of[id(entry.param)].state[entry.param]
-            if state.get(entry.key) is None:
-                like = entry.param if entry.template.dim() else entry.template
-                state[entry.key] = torch.empty_like(
-                    like, dtype=entry.template.dtype, device=entry.template.device, requires_grad=False
+            state, kind = self._optimizer_of[id(entry.param)].state[entry.param], entry.kind
+            if state.get(kind.key) is None:
+                device = torch.device('cpu') if kind.on_cpu else entry.param.device
+                state[kind.key] = (
+                    torch.empty_like(entry.param, dtype=kind.dtype, device=device, requires_grad=False)
+                    if kind.like_param
+                    else torch.empty((), dtype=kind.dtype, device=device)
                 )
-            state[entry.key].copy_(piece.view(state[entry.key].shape))
+            state[kind.key].copy_(piece.view(state[kind.key].shape))
 
 
-def _templates(optimizer: Optimizer) -> dict[str, Tensor]:
-    """A tensor of every kind that an optimizer keeps, of the parameter that has most kinds."""
-    kinds: dict[str, Tensor] = {}
-    for state in optimizer.state.values():
-        found = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        if len(found) > len(kinds):
-            kinds = dict(sorted(found.items()))
-    return kinds
+def _kinds_of(optimizer: Optimizer) -> list[StateKind]:
+    """What an optimizer keeps, judged by parameters that are not single numbers themselves."""
+    kinds: dict[str, StateKind] = {}
+    for p, state in optimizer.state.items():
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or (key in kinds and p.numel() == 1):
+                continue
+            like_param = value.shape == p.shape
+            if not like_param and value.numel() != 1:
+                raise ValueError(
+                    f'{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for a parameter of '
+                    f'shape {tuple(p.shape)}, which cannot be handed over between rounds: set '
+                    'momentum_restart_interval=1'
+                )
+            kinds[key] = StateKind(key, like_param, value.dtype, value.device.type == 'cpu')
+    return list(kinds.values())

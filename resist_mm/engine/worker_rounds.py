@@ -72,8 +72,12 @@ class WorkerRounds:
         assert self.assignment is not None, 'no round is running'
         old = self.assignment
         new = following or Assignment.full(self.num_workers, self.worker.num_blocks)
+        if self.num_workers > 1:
+            self.worker.drop_gradients()
         if restart_momentum:
             self.worker.optimizer_state.clear()
+        else:
+            self.worker.optimizer_state.agree_on_kinds()
         if following is None:
             self.compression.settle()
         plan = None if old.is_full else ExchangePlan.between(old, new)

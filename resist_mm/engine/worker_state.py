@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +26,14 @@ class WorkerState:
     Args:
         model (nn.Module): The model, not its wrapper.
         optimizer_state (OptimizerState): The state of its optimizers.
+        deal_blocks (bool): Whether blocks are dealt out. If not, everything counts as
+            shared, and any model will do. Defaults to True.
     """
 
-    def __init__(self, model: nn.Module, optimizer_state: OptimizerState) -> None:
+    def __init__(self, model: nn.Module, optimizer_state: OptimizerState, deal_blocks: bool = True) -> None:
         self.model = model
         self.optimizer_state = optimizer_state
-        self.stages = list(partitioned_stages(model).values())
+        self.stages = list(partitioned_stages(model).values()) if deal_blocks else []
         self._places: list[tuple[PartitionedStage, int]] = [
             (stage, number) for stage in self.stages for number in range(stage.num_partitioned)
         ]
@@ -67,6 +68,11 @@ class WorkerState:
         for block in range(self.num_blocks):
             if block not in blocks:
                 self.optimizer_state.forget(self.flat_block(block).params)
+
+    def drop_gradients(self) -> None:
+        """Drop gradients that are still being accumulated: they belong to the old sub-ResNet."""
+        for p in self.model.parameters():
+            p.grad = None
 
     def make_whole(self) -> None:
         """Become the whole model; every block has to be there."""

@@ -89,7 +89,7 @@ class Quantize(Codec):
     """
 
     def __init__(self, bits: int, stochastic: bool = False, chunk: int = 512) -> None:
-        if bits not in range(4, 9):
+        if not isinstance(bits, int) or bits not in range(4, 9):
             raise ValueError(f'codec.bits must be an integer from 4 to 8, got {bits!r}')
         if not isinstance(chunk, int) or chunk < 8 or chunk % 8:
             raise ValueError(f'codec.chunk must be a multiple of 8, got {chunk!r}')

@@ -92,7 +92,7 @@ class Transport:
         backend = dist.get_backend() if distributed else ''
         self.through_host = backend == 'gloo' and device.type == 'cuda'
         self._p2p_group: dist.ProcessGroup | None = None
-        if backend == 'nccl' and self.num_workers > 1:
+        if 'nccl' in backend and self.num_workers > 1:
             self._p2p_group = dist.new_group()
             token = torch.zeros(1, device=device)
             ahead, behind = (self.rank + 1) % self.num_workers, (self.rank - 1) % self.num_workers
@@ -189,9 +189,12 @@ class Transport:
     def _send_and_receive(self, sends: list[_Message], receives: list[_Message]) -> int:
         posts: list[tuple] = []
         arrivals = []
+        on_wire_of: dict[int, Tensor] = {}  # a block may go to several targets
         for transfer, messages in sends:
             for i, message in enumerate(messages):
-                posts.append((dist.isend, self._on_wire(message), transfer.target, _tag(transfer, i)))
+                if id(message) not in on_wire_of:
+                    on_wire_of[id(message)] = self._on_wire(message)
+                posts.append((dist.isend, on_wire_of[id(message)], transfer.target, _tag(transfer, i)))
                 self._traffic.sent += message.nbytes
         for transfer, messages in receives:
             for i, message in enumerate(messages):
@@ -202,7 +205,9 @@ class Transport:
         self._post(posts)
         for on_wire, message in arrivals:
             self._off_wire(on_wire, message)
-        return sum(on_wire.nbytes for _, on_wire, _, _ in posts) if self.through_host else 0
+        if not self.through_host:
+            return 0
+        return sum(t.nbytes for t in on_wire_of.values()) + sum(t.nbytes for t, _ in arrivals)
 
     def _post(self, posts: list[tuple]) -> None:
         if not posts:  # batch_isend_irecv raises on an empty batch

@@ -285,38 +285,38 @@ def outputs(block, anatomy, x, scale=0.5):
     return [out.flatten().tolist() for out in found]
 
 
-def test_mmdet_s_basic_block_is_scaled_before_addition_and_relu():
-    block = set_convs(BasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
-    # 3 - 6 / 2 = 0 and relu(3 - 6)
-    assert outputs(block, MMDET_ANATOMY, image(3)) == [[0], [0], [3]]
-    # 3 - 6 / 4
-    assert outputs(
-        set_convs(BasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]]), MMDET_ANATOMY, image(3), 0.25
-    ) == [
-        [1.5],
-        [0],
-        [3],
-    ]
+def basic_block(**kwargs):
+    """A residual branch that maps 3 to -6, and its last norm makes that -4."""
+    block = set_convs(BasicBlock(1, 1, norm_cfg=PLAIN_BN, **kwargs), [[2]], [[-1]])
+    nn.init.constant_(block.norm2.bias, 2)
+    return block
 
 
-@pytest.mark.parametrize(('projection', 'expected'), [(2, [3, 0, 6]), (-2, [0, 0, 0]), (4, [9, 6, 12])])
+# relu(3 - 4 * scale) where the block is there
+@pytest.mark.parametrize(('scale', 'expected'), [(1, [0, 0, 3]), (0.5, [1, 0, 3]), (0.25, [2, 0, 3])])
+def test_mmdet_s_basic_block_is_scaled_before_addition_and_relu(scale, expected):
+    assert outputs(basic_block(), MMDET_ANATOMY, image(3), scale) == [[value] for value in expected]
+
+
+@pytest.mark.parametrize(('projection', 'expected'), [(2, [4, 2, 6]), (-2, [0, 0, 0]), (4, [10, 8, 12])])
 def test_a_dropped_block_of_mmdet_with_a_projection_is_the_projection_and_relu(projection, expected):
     downsample = nn.Sequential(build_conv_layer(None, 1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=1e-12))
     nn.init.constant_(downsample[0].weight, projection)
-    block = set_convs(BasicBlock(1, 1, downsample=downsample, norm_cfg=PLAIN_BN), [[2]], [[-1]])
+    block = basic_block(downsample=downsample.eval())
     assert outputs(block, MMDET_ANATOMY, image(3)) == [[value] for value in expected]
 
 
 def bottleneck(**kwargs):
-    """A residual branch that maps (1, 2, 3, 4) to (-10, 10, 0, 20)."""
+    """A residual branch that maps (1, 2, 3, 4) to (-10, 10, 0, 20), and its last norm to (-8, 10, -2, 20)."""
     block = Bottleneck(4, 1, norm_cfg=PLAIN_BN, **kwargs)
+    block.norm3.bias.data = torch.tensor([2.0, 0.0, -2.0, 0.0])
     return set_convs(block, [[1, 1, 1, 1]], [[1]], [[-1], [1], [0], [2]])
 
 
 def test_mmdet_s_bottleneck_is_scaled_before_addition_and_relu():
     assert outputs(bottleneck(), MMDET_ANATOMY, image(1, 2, 3, 4)) == [
-        [0, 2 + 5, 3, 4 + 10],
-        [0, 2 + 10, 3, 4 + 20],
+        [0, 2 + 5, 3 - 1, 4 + 10],
+        [0, 2 + 10, 3 - 2, 4 + 20],
         [1, 2, 3, 4],
     ]
 
@@ -325,33 +325,36 @@ def test_mmdet_s_bottleneck_is_scaled_behind_the_plugins_that_follow_norm3():
     plugin = dict(cfg=dict(type='OneMinus', postfix=1), position='after_conv3')
     second = dict(cfg=dict(type='OneMinus', postfix=2), position='after_conv3')
     x = image(1, 2, 3, 4)
-    # 1 - (-10, 10, 0, 20) = (11, -9, 1, -19)
+    # 1 - (-8, 10, -2, 20) = (9, -9, 3, -19)
     assert outputs(bottleneck(plugins=[plugin]), MMDET_ANATOMY, x) == [
-        [1 + 5.5, 0, 3.5, 0],
-        [1 + 11, 0, 4, 0],
+        [1 + 4.5, 0, 3 + 1.5, 0],
+        [1 + 9, 0, 3 + 3, 0],
         [1, 2, 3, 4],
     ]
     # behind the second one the branch is what it was, and only half of it must arrive
     assert outputs(bottleneck(plugins=[plugin, second]), MMDET_ANATOMY, x) == outputs(
         bottleneck(), MMDET_ANATOMY, x
     )
-    # one that comes earlier is no end: norm3 is
+    # one that comes earlier is not the end: norm3 is; it makes -9 of 10, the rest (11, -9, -2, -18)
     early = dict(cfg=dict(type='OneMinus'), position='after_conv2')
-    assert outputs(bottleneck(plugins=[early]), MMDET_ANATOMY, x)[0] == [1 + 4.5, 0, 3, 0]
+    assert outputs(bottleneck(plugins=[early]), MMDET_ANATOMY, x)[0] == [1 + 5.5, 0, 3 - 1, 0]
 
 
-def test_a_preactivation_block_is_scaled_before_addition():
+# the branch makes -8 of 3, and -2 of -3
+@pytest.mark.parametrize(('x', 'expected'), [(3, [3 - 4, 3 - 8, 3]), (-3, [-3 - 1, -3 - 2, -3])])
+def test_a_preactivation_block_is_scaled_before_addition(x, expected):
     block = set_convs(PreActBasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
-    assert outputs(block, PREACT_ANATOMY, image(3)) == [[0], [-3], [3]]
-    block = set_convs(PreActBasicBlock(1, 1, norm_cfg=PLAIN_BN), [[2]], [[-1]])
-    assert outputs(block, PREACT_ANATOMY, image(-3)) == [[-3], [-3], [-3]]
+    nn.init.constant_(block.norm2.bias, 2)
+    assert outputs(block, PREACT_ANATOMY, image(x)) == [[value] for value in expected]
 
 
 def test_a_preactivation_bottleneck_is_scaled_before_addition():
     block = set_convs(PreActBottleneck(4, 1, norm_cfg=PLAIN_BN), [[1, 1, 1, 1]], [[1]], [[-1], [1], [0], [2]])
+    nn.init.constant_(block.norm3.bias, 2)
+    # 6, and 8 behind the third norm
     assert outputs(block, PREACT_ANATOMY, image(1, 2, 3, -4)) == [
-        [1 - 3, 2 + 3, 3, -4 + 6],
-        [1 - 6, 2 + 6, 3, -4 + 12],
+        [1 - 4, 2 + 4, 3, -4 + 8],
+        [1 - 8, 2 + 8, 3, -4 + 16],
         [1, 2, 3, -4],
     ]
 

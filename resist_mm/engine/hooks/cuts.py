@@ -7,7 +7,13 @@ from collections.abc import Iterable
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-__all__ = ['cut_rounds', 'saves_after_epoch', 'saves_after_iter', 'whole_model_iters']
+__all__ = [
+    'cut_rounds',
+    'dataloader_length',
+    'saves_after_epoch',
+    'saves_after_iter',
+    'whole_model_iters',
+]
 
 
 def saves_after_iter(hook: Hook, runner: Runner) -> bool:
@@ -34,17 +40,29 @@ def saves_after_epoch(hook: Hook, runner: Runner) -> bool:
     )
 
 
+def dataloader_length(runner: Runner) -> int | None:
+    """Number of batches of the training loader, if it has one."""
+    try:
+        return len(runner.train_dataloader)
+    except TypeError:  # of an IterableDataset
+        return None
+
+
 def whole_model_iters(runner: Runner) -> set[int]:
     """The numbers of iterations, from 1, after which the whole model is needed."""
     epoch_based = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    epoch_iters = len(runner.train_dataloader)
-    intervals = []
+    # mmengine takes an iteration-based run for a single epoch
+    epoch_iters = (dataloader_length(runner) if epoch_based else None) or runner.max_iters
+    iters: set[int] = set()
     if runner.val_loop is not None:
-        intervals.append(runner.val_interval * (epoch_iters if epoch_based else 1))
+        unit, interval = (epoch_iters if epoch_based else 1), runner.val_interval
+        first = interval * -(-runner.val_begin // interval)
+        iters |= set(range(first * unit, runner.max_iters + 1, interval * unit))
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.interval > 0:
-            intervals.append(hook.interval * (epoch_iters if hook.by_epoch else 1))
-    return {it for interval in intervals for it in range(interval, runner.max_iters + 1, interval)}
+            unit, first = (epoch_iters if hook.by_epoch else 1), hook.save_begin or hook.interval
+            iters |= set(range(first * unit, runner.max_iters + 1, hook.interval * unit))
+    return iters
 
 
 def cut_rounds(local_iters: int, needed: Iterable[int]) -> tuple[int, int]:

@@ -56,7 +56,9 @@ class ResISTHook(RoundHook):
     ) -> None:
         super().__init__(**kwargs)
         self._check_counts(least=0, warmup_rounds=warmup_rounds, min_blocks=min_blocks or 0)
-        if activation_scale is not None and not 0 < activation_scale <= 1:
+        if activation_scale is not None and not (
+            isinstance(activation_scale, int | float) and 0 < activation_scale <= 1
+        ):
             raise ValueError(
                 f'ResISTHook.activation_scale must be above 0 and at most 1, got {activation_scale!r}'
             )
@@ -84,6 +86,11 @@ class ResISTHook(RoundHook):
             f'{num_blocks} partitioned blocks, {self.local_iters} iterations a round; activation scale '
             f'{scale:.4g}'
         )
+        if runner.cfg.get('compile'):
+            runner.logger.warning(
+                'compile is set, but a sub-ResNet is another network in every round: torch compiles it anew and '
+                'soon gives up. Remove compile from the config'
+            )
         if rounds.num_workers > 1 and self.sampler.sample(self.warmup_rounds).is_full:
             runner.logger.warning(
                 f'every worker holds every partitioned block (min_blocks={self.sampler.min_blocks} of '

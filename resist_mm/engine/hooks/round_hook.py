@@ -15,12 +15,12 @@ from mmengine.runner import Runner
 from resist_mm.exchange import Traffic, build_codec
 from resist_mm.partition import Assignment
 
-from ..batch_norm import settle_buffers
-from ..checks import agree, check_runner, digest
+from ..batch_norm import recalibrated_norms, settle_buffers
+from ..checks import agree, check_can_recalibrate, check_runner, digest
 from ..optimizer_state import OptimizerState
 from ..worker_rounds import WorkerRounds
 from ..worker_state import WorkerState
-from .cuts import cut_rounds, saves_after_epoch, saves_after_iter, whole_model_iters
+from .cuts import cut_rounds, dataloader_length, saves_after_epoch, saves_after_iter, whole_model_iters
 
 __all__ = ['RoundHook']
 
@@ -60,7 +60,8 @@ class RoundHook(Hook):
         momentum_restart_interval (int, optional): The optimizer starts afresh
             every so many rounds (in the authors' scripts: every round). Between
             restarts momentum is averaged and handed over with the parameters.
-            None: it never starts afresh. Defaults to 1.
+            None: it never starts afresh. Gradients that are still being accumulated
+            when a round ends are dropped. Defaults to 1.
         bn (str): How BatchNorm gets running statistics for the whole model.
             'recalibrate': the last training batches run through it. 'average':
             they travel with the parameters. Defaults to 'recalibrate'.
@@ -81,6 +82,7 @@ class RoundHook(Hook):
     """
 
     priority = 'NORMAL'
+    deals_blocks = True  # whether the protocol deals out the blocks of partitioned stages
 
     def __init__(
         self,
@@ -132,25 +134,29 @@ class RoundHook(Hook):
             ValueError: If the config does not go together with rounds.
             RuntimeError: If the workers disagree on what they are to do.
         """
-        check_runner(runner, type(self).__name__)
+        name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_runner(runner, name)
+        if self.bn == 'recalibrate' and recalibrated_norms(model):
+            check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info
         self.round = info.get(ROUND_KEY, 0)
-        self.seed = self._common_seed(runner, info.get(SEED_KEY))
         agree(
             {
-                'the index of the round': self.round,
-                f'{type(self).__name__}.seed': self.seed,
-                f'{type(self).__name__}.local_iters': self.local_iters,
-                'the length of train_dataloader': len(runner.train_dataloader),
+                'the index of the round to begin with': self.round,
+                'the seed in the checkpoint to resume': info.get(SEED_KEY),
+                f'{name}.seed': self.seed,
+                f'{name}.local_iters': self.local_iters,
+                'the length of train_dataloader': dataloader_length(runner),
                 'the weights to start from (digest)': digest(model),
             }
         )
-        worker = WorkerState(model, OptimizerState(runner.optim_wrapper))
+        self.seed = self._common_seed(runner, info.get(SEED_KEY))
+        worker = WorkerState(model, OptimizerState(runner.optim_wrapper), self.deals_blocks)
         self.rounds = WorkerRounds(worker, self.codec)
         self.set_up_protocol(runner, self.rounds)
         self._remember(runner)
-        self._warn_of_cuts(runner)
+        self._warn(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Exchange after a full round; begin a round if none is running."""
@@ -217,7 +223,7 @@ class RoundHook(Hook):
         traffic = self.rounds.exchange(following, restart, statistics)
         exchange_sec = _now() - began
         if following is None:
-            traffic += settle_buffers(runner, self.rounds, self._batches)
+            traffic += settle_buffers(runner, self.rounds, self._batches, averaged=statistics)
         self._report(runner, depth, traffic, compute_sec, exchange_sec)
         self.round += 1
         self._remember(runner)
@@ -241,13 +247,20 @@ class RoundHook(Hook):
         runner.message_hub.update_info(ROUND_KEY, self.round)
         runner.message_hub.update_info(SEED_KEY, self.seed)
 
-    def _warn_of_cuts(self, runner: Runner) -> None:
+    def _warn(self, runner: Runner) -> None:
+        # OptimWrapperDict has no count of its own
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if self.local_iters % accumulated and self.rounds is not None and self.rounds.num_workers > 1:
+            runner.logger.warning(
+                f'local_iters={self.local_iters} is no multiple of accumulative_counts={accumulated}: gradients '
+                'that are still being accumulated when a round ends are dropped'
+            )
         cut, rounds = cut_rounds(self.local_iters, whole_model_iters(runner))
         if cut > TOLERATED_CUTS * rounds:
             runner.logger.warning(
                 f'{cut} of {rounds} rounds will end early, because validation or a checkpoint needs the whole '
                 f'model: choose intervals that are multiples of local_iters={self.local_iters} iterations '
-                f'(an epoch has {len(runner.train_dataloader)}), or larger ones'
+                f'(an epoch has {dataloader_length(runner)}), or larger ones'
             )
 
     def _round_began(self, runner: Runner) -> None:
@@ -269,9 +282,11 @@ class RoundHook(Hook):
         )
         self._show(runner, **scalars)
         assert self.rounds is not None
+        blocks = self.rounds.worker.num_blocks
         runner.logger.info(
-            f'Round {self.round}: depth {depth} of {self.rounds.worker.num_blocks} blocks, '
-            f'{self._iters_done} iterations in {compute_sec:.2f} s, exchange in {exchange_sec:.2f} s; '
+            f'Round {self.round}: '
+            + (f'depth {depth} of {blocks} blocks, ' if blocks else '')
+            + f'{self._iters_done} iterations in {compute_sec:.2f} s, exchange in {exchange_sec:.2f} s; '
             f'sent {traffic.sent / MB:.2f} MB, received {traffic.received / MB:.2f} MB, '
             f'all workers {traffic.total / MB:.2f} MB'
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import queue
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT_SEC = 180
+TIMEOUT_SEC = 600
 
 
 def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
@@ -25,7 +26,7 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['torch', 'mmengine.runner', 'resist_mm', 'tests.toy'])
     with tempfile.TemporaryDirectory() as folder:
-        results = context.SimpleQueue()
+        results = context.Queue()
         processes = [
             context.Process(target=_worker, args=(function, rank, num_workers, folder, results, args))
             for rank in range(num_workers)
@@ -35,7 +36,11 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
         by_rank: dict[int, Any] = {}
         failures = []
         for _ in processes:
-            rank, result, error = results.get()
+            try:
+                rank, result, error = results.get(timeout=TIMEOUT_SEC)
+            except queue.Empty:
+                failures.append(f'after {TIMEOUT_SEC} s only the workers {sorted(by_rank)} were done')
+                break
             by_rank[rank] = None if result is None else pickle.loads(result)
             if error is not None:
                 failures.append(f'worker {rank}:\n{error}')

@@ -128,3 +128,27 @@ def _other_weights(work_dir: str) -> str:
 def test_workers_that_start_from_different_weights(tmp_path):
     for error in run_workers(_other_weights, 2, str(tmp_path)):
         assert 'disagree on the weights to start from' in error
+
+
+def test_two_protocols(tmp_path):
+    with pytest.raises(ValueError, match='custom_hooks has ResISTHook and LocalSGDHook'):
+        toy_runner(tmp_path, [ResISTHook(), LocalSGDHook()]).train()
+
+
+def test_an_optimizer_that_makes_its_state_in_advance(tmp_path):
+    adagrad = dict(optimizer=dict(type='Adagrad', lr=0.01))
+    with pytest.raises(ValueError, match=r'Adagrad makes its state .* such as SGD'):
+        toy_runner(tmp_path, [ResISTHook()], optim_wrapper=adagrad).train()
+
+
+class OwnStep(ToyModel):
+    """Has a train_step of its own."""
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict:
+        return super().train_step(data, optim_wrapper)
+
+
+def test_recalibrating_a_model_with_its_own_train_step(tmp_path):
+    with pytest.raises(ValueError, match=r"OwnStep has a train_step of its own .* set bn='average'"):
+        toy_runner(tmp_path, [LocalSGDHook()], model=OwnStep()).train()
+    toy_runner(tmp_path, [LocalSGDHook(bn='average')], model=OwnStep()).train()

@@ -81,3 +81,12 @@ def test_a_list_of_images_that_is_there_passes(tmp_path):
     (tmp_path / 'VOC2007/ImageSets/Main/trainval.txt').write_text('000001\n')
     check_annotation_files(_data_config(tmp_path), ['train_dataloader', 'val_dataloader'])
     check_annotation_files(_data_config('s3://bucket'), ['train_dataloader'])
+
+
+def test_a_protocol_without_its_wrapper():
+    cfg = Config(dict(launcher='pytorch', custom_hooks=[dict(type='resist_mm.ResISTHook')]))
+    with pytest.raises(ValueError, match=r"model_wrapper_cfg = dict\(type='resist_mm.LocalModel'\)"):
+        launch.check_wrapper(cfg)
+    cfg.model_wrapper_cfg = dict(type='resist_mm.LocalModel')
+    launch.check_wrapper(cfg)
+    launch.check_wrapper(Config(dict(launcher='pytorch', custom_hooks=[dict(type='EMAHook')])))

@@ -53,10 +53,10 @@ def test_one_worker_is_plain_training_bit_for_bit(tmp_path):
         assert torch.equal(plain[name], resist[name]), name
 
 
-def _local_sgd_every_iteration(work_dir: str) -> dict:
+def _local_sgd_every_iteration(work_dir: str) -> tuple[dict, dict]:
     overrides: dict = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)))
-    weights, _ = _train(work_dir, LocalSGDHook(local_iters=1), **overrides)
-    return weights
+    weights, recorder = _train(work_dir, LocalSGDHook(local_iters=1), **overrides)
+    return weights, recorder.start
 
 
 def _ddp(work_dir: str) -> dict:
@@ -73,8 +73,7 @@ def _both(work_dir: str) -> tuple[dict, dict]:
 
 
 def test_local_sgd_with_one_iteration_is_data_parallel_training(tmp_path):
-    for local_sgd, ddp in run_workers(_both, 2, str(tmp_path)):
-        start = dict(ToyModel().named_parameters())
+    for (local_sgd, start), ddp in run_workers(_both, 2, str(tmp_path)):
         assert any((ddp[name] - start[name]).abs().max() > 1e-2 for name in ddp), 'nothing was trained'
         for name in ddp:
             torch.testing.assert_close(local_sgd[name], ddp[name], rtol=0, atol=1e-5)

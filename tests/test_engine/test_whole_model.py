@@ -42,6 +42,19 @@ class EvaluatedToyModel(ToyModel):
         return super().forward(inputs, labels, mode)
 
 
+class CountingToyModel(EvaluatedToyModel):
+    """Writes a buffer that is no statistic, another value on each worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('seen', torch.zeros(()))
+        self.worker = dist.get_rank()
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor, mode: str = 'tensor') -> Any:
+        self.seen += 1 + self.worker
+        return super().forward(inputs, labels, mode)
+
+
 class Log(Hook):
     """Keeps the messages of the log."""
 
@@ -187,8 +200,7 @@ def test_a_run_resumes_with_another_number_of_workers(tmp_path):
 
 def _buffers(work_dir: str, bn: str, protocol: type) -> tuple[dict, dict]:
     hook = protocol(local_iters=3, bn=bn, bn_batches=2)
-    model = EvaluatedToyModel()
-    model.register_buffer('rank', torch.tensor(float(dist.get_rank())))  # a buffer that is no statistic
+    model = CountingToyModel()
     runner = toy_runner(work_dir, [hook], model=model, train_cfg=dict(by_epoch=True, max_epochs=1))
     batches: list = []
     runner.register_hook(_LastBatches(batches))
@@ -211,6 +223,7 @@ def test_buffers_agree_when_the_model_is_whole(tmp_path, bn, protocol):
     for buffers, _ in results:
         for name in buffers:
             assert torch.equal(buffers[name], results[0][0][name]), name
+        assert buffers['seen'] == 3  # worker 0's three iterations; recalibration does not count
     if bn == 'recalibrate':
         _check_statistics(results)
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 # several test processes share few cores: one thread each is fastest, and the same everywhere
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope() -> Iterator[None]:
+    """A Runner leaves its default scope behind, which would decide what the next test's registries find."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

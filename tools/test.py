@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.datasets.checks import check_annotation_files
-from resist_mm.engine.launch import init_distributed
+from resist_mm.engine.launch import finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +73,7 @@ def main() -> None:
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()
+    finish_distributed()
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.datasets.checks import check_annotation_files
-from resist_mm.engine.launch import check_wrapper, init_distributed
+from resist_mm.engine.launch import check_wrapper, finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,6 +77,7 @@ def main() -> None:
     init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    finish_distributed()
 
 
 if __name__ == '__main__':

@@ -6,11 +6,12 @@ import os
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-__all__ = ['check_wrapper', 'init_distributed']
+__all__ = ['check_wrapper', 'finish_distributed', 'init_distributed']
 
 ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook')
 
@@ -55,6 +56,17 @@ def init_distributed(cfg: Config) -> None:
     real_set_device = torch.cuda.set_device
     with patch('torch.cuda.set_device', set_device):
         init_dist(launcher, **dist_cfg)
+
+
+def finish_distributed() -> None:
+    """Leave together, once worker 0 has written its last file.
+
+    A worker that just ends takes the threads of its process group down with it, and
+    the launcher then kills the others, maybe in the middle of a checkpoint.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def check_wrapper(cfg: Config) -> None:

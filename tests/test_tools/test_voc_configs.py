@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine import load
 
 from tests.test_tools.commands import rounds_of, run_tool, start_tool
 
@@ -93,13 +94,22 @@ def test_the_flagship_resumes(flagship, real_data):
     assert (work_dir / 'epoch_2.pth').exists()
 
 
-def test_workers_and_a_single_process_evaluate_alike(flagship, real_data):
+def test_workers_and_a_single_process_predict_alike(flagship, real_data, tmp_path):
     work_dir, log = flagship
     args = ('configs/yolo_resist_voc.py', work_dir / 'epoch_1.pth')
     voc = f'{real_data / VOC}/'
-    by_two = run_tool('dist_test.sh', *args, 2, '--work-dir', work_dir, *_flagship(), RESIST_MM_VOC=voc)
-    alone = run_tool('test.py', *args, '--work-dir', work_dir, *_flagship(), RESIST_MM_VOC=voc)
+    outputs = [tmp_path / 'two.pkl', tmp_path / 'one.pkl']
+    common = ('--work-dir', work_dir, *_flagship())
+    by_two = run_tool('dist_test.sh', *args, 2, '--out', outputs[0], *common, RESIST_MM_VOC=voc)
+    alone = run_tool('test.py', *args, '--out', outputs[1], *common, RESIST_MM_VOC=voc)
     assert _metrics(by_two) == _metrics(alone) == _metrics(log)
+    of_two, of_one = ({r['img_id']: r['pred_instances'] for r in load(out)} for out in outputs)
+    assert len(of_two) == 8
+    assert set(of_two) == set(of_one)
+    for image, predicted in of_two.items():
+        assert len(predicted['scores'])
+        for key in ('bboxes', 'scores', 'labels'):
+            torch.testing.assert_close(predicted[key], of_one[image][key], rtol=1e-4, atol=1e-4)
 
 
 def test_a_data_root_without_trainval_stops_before_training(tmp_path):

@@ -87,7 +87,9 @@ class ImageSet(Dataset):
         chosen = np.arange(max_images) * len(self) // max_images
         self.labels = self.labels[torch.from_numpy(chosen)]
         self.images = (
-            self.images[chosen] if isinstance(self.images, np.ndarray) else [self.images[i] for i in chosen]
+            self.images[chosen]
+            if isinstance(self.images, np.ndarray)
+            else [self.images[i] for i in chosen.tolist()]
         )
 
     def _read(self, index: int) -> Image.Image:

@@ -7,58 +7,10 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-ROUND = re.compile(
-    r'Round (?P<index>\d+): depth (?P<depth>\d+) of (?P<blocks>\d+) blocks, (?P<iters>\d+) iterations in '
-    r'(?P<compute_sec>[\d.]+) s, exchange in (?P<exchange_sec>[\d.]+) s; .*all workers (?P<total_mb>[\d.]+) MB'
-)
-PROTOCOL = re.compile(r'(\d+) workers train sub-ResNets with \[([\d, ]+)\] of (\d+) partitioned blocks')
-
-
-@dataclass
-class RunSummary:
-    """What the logs of a run say.
-
-    Attributes:
-        workers: Number of workers and the depths of their sub-ResNets, in words; empty without ResIST.
-        rounds: The rounds in order; a round that was trained again after resuming counts as trained last.
-        metrics: The metrics of the last test.
-    """
-
-    workers: str
-    rounds: dict[int, dict[str, float]]
-    metrics: dict[str, float]
-
-    def total(self, key: str) -> float:
-        """The sum of something over all rounds."""
-        return sum(r[key] for r in self.rounds.values())
-
-
-def read_run(work_dir: Path) -> RunSummary:
-    """Read the logs in a work dir, in the order of their times.
-
-    Raises:
-        FileNotFoundError: If there is no log.
-    """
-    logs = sorted(work_dir.glob('*/*.log'))
-    if not logs:
-        raise FileNotFoundError(f'there is no log in {work_dir}: give the work dir of a run')
-    workers, rounds, metrics = '', {}, {}
-    for log in logs:
-        text = log.read_text()
-        for match in PROTOCOL.finditer(text):
-            workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
-        for match in ROUND.finditer(text):
-            rounds[int(match['index'])] = {key: float(value) for key, value in match.groupdict().items()}
-        tested = log.with_suffix('.json')
-        if tested.is_file():
-            metrics = json.loads(tested.read_text())
-    return RunSummary(workers, rounds, metrics)
+from _runs import read_run
 
 
 def main() -> None:
@@ -78,7 +30,8 @@ def main() -> None:
     if summary.rounds:
         print(
             f'{len(summary.rounds)} rounds, {summary.total("iters"):.0f} iterations: '
-            f'{summary.total("compute_sec"):.1f} s of training, {summary.total("exchange_sec"):.1f} s of exchange; '
+            f'{summary.total("compute_sec"):.1f} s of training, '
+            f'{summary.total("exchange_sec"):.1f} s of exchange; '
             f'all workers together sent {summary.total("total_mb"):.1f} MB'
         )
     for name, value in summary.metrics.items():

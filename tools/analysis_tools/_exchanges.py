@@ -1,0 +1,191 @@
+"""The exchanges that benchmark_exchange.py compares, one class each, on models of their own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from mmengine.optim import OptimWrapper
+from torch import nn
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+
+from resist_mm.engine.optimizer_state import OptimizerState
+from resist_mm.engine.worker_rounds import WorkerRounds
+from resist_mm.engine.worker_state import WorkerState
+from resist_mm.exchange import ExchangePlan, all_reduce_bytes, build_codec
+from resist_mm.models import partitioned_stages
+from resist_mm.partition import Assignment, PartitionSampler
+
+__all__ = ['Averager', 'Exchange', 'LocalSGD', 'PaperProtocol', 'ResIST', 'make_rounds']
+
+
+def make_rounds(model: nn.Module, codec: dict | None = None, lr: float = 0.1) -> WorkerRounds:
+    """This project's engine around a model, with SGD and momentum."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    return WorkerRounds(WorkerState(model, OptimizerState(OptimWrapper(optimizer))), build_codec(codec))
+
+
+class Exchange:
+    """One protocol's exchange at the end of a round.
+
+    Attributes:
+        model: The model of this worker; its own, no other protocol's.
+        sampler: Deals the blocks.
+    """
+
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
+        self.stages = list(partitioned_stages(model).values())
+        self.places = [(stage, number) for stage in self.stages for number in range(stage.num_partitioned)]
+
+    def run(self, index: int) -> float:
+        """End round ``index`` and enter the next; returns the bytes that all workers together sent."""
+        raise NotImplementedError
+
+    def planned_bytes(self, index: int) -> float | None:
+        """The bytes that the exchange plan says; None where the protocol follows no plan."""
+        return None
+
+    def held(self, index: int) -> Sequence[int]:
+        """The blocks that this worker holds in round ``index``."""
+        return range(len(self.places))
+
+    def averaged_over(self, block: int) -> Sequence[int]:
+        """The workers over which the end of round 0 averages a block."""
+        return range(self.num_workers)
+
+    def averaged(self, index: int) -> Iterator[tuple[nn.Parameter, Sequence[int]]]:
+        """The parameters here in round ``index``, and the workers over which round 0 averages them."""
+        for p in self.shared_params():
+            yield p, range(self.num_workers)
+        for block in self.held(index):
+            for p in self.block_params(block):
+                yield p, self.averaged_over(block)
+
+    def block_params(self, block: int) -> list[nn.Parameter]:
+        """The parameters of a block."""
+        stage, number = self.places[block]
+        return stage.block_parameters(number)
+
+    def shared_params(self) -> list[nn.Parameter]:
+        """The parameters that every worker holds."""
+        in_blocks = {id(p) for block in range(len(self.places)) for p in self.block_params(block)}
+        return [p for p in self.model.parameters() if id(p) not in in_blocks]
+
+
+class LocalSGD(Exchange):
+    """Local SGD on this project's engine."""
+
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
+        super().__init__(model, sampler, codec)
+        self.rounds = make_rounds(model, codec)
+        self.buffers = 0
+        self.rounds.begin(self.assign(0))
+
+    def assign(self, index: int) -> Assignment:
+        """Who holds what in a round."""
+        return Assignment.full(self.num_workers, len(self.places))
+
+    def run(self, index: int) -> float:
+        traffic = self.rounds.exchange(self.assign(index + 1), restart_momentum=True, statistics_travel=False)
+        self.buffers = max(self.buffers, traffic.buffers)
+        return traffic.total
+
+    def planned_bytes(self, index: int) -> float | None:
+        shared, blocks = self._sizes()
+        return self.num_workers * all_reduce_bytes(shared + sum(blocks), self.num_workers)
+
+    def _sizes(self) -> tuple[int, list[int]]:
+        worker = self.rounds.worker
+        blocks = [worker.flat_block(block).nbytes for block in range(worker.num_blocks)]
+        return sum(flat.nbytes for flat in worker.shared), blocks
+
+
+class ResIST(LocalSGD):
+    """ResIST on this project's engine."""
+
+    def assign(self, index: int) -> Assignment:
+        return self.sampler.sample(index)
+
+    def planned_bytes(self, index: int) -> float | None:
+        shared, blocks = self._sizes()
+        plan = ExchangePlan.between(self.assign(index), self.assign(index + 1))
+        return self.num_workers * all_reduce_bytes(shared, self.num_workers) + plan.total(blocks)
+
+    def held(self, index: int) -> Sequence[int]:
+        return self.assign(index).blocks(self.rank)
+
+    def averaged_over(self, block: int) -> Sequence[int]:
+        return self.assign(0).holders(block)
+
+
+class PaperProtocol(Exchange):
+    """ResIST's exchange as the paper describes it (Sec. 2.5), on the same rounds.
+
+    "Basic broadcast and reduce operations for communicating blocks in the third
+    section and all reduce for blocks in other sections": one blocking collective
+    for each parameter, and a process group made for each block's reduce to one
+    holder and broadcast to the next holders.
+    """
+
+    def run(self, index: int) -> float:
+        sent = 0.0
+        for p in self.shared_params():
+            dist.all_reduce(p.data)
+            p.data.div_(self.num_workers)
+            sent += self.num_workers * all_reduce_bytes(p.data.nbytes, self.num_workers)
+        old, new = self.sampler.sample(index), self.sampler.sample(index + 1)
+        for block in range(len(self.places)):
+            sent += self._hand_over(block, old.holders(block), new.holders(block))
+        return sent
+
+    def _hand_over(self, block: int, old: Sequence[int], new: Sequence[int]) -> float:
+        params = self.block_params(block)
+        nbytes = sum(p.data.nbytes for p in params)
+        source = old[0]
+        if len(old) > 1:
+            group = dist.new_group(list(old))
+            for p in params if self.rank in old else []:
+                dist.reduce(p.data, dst=source, group=group)
+                if self.rank == source:
+                    p.data.div_(len(old))
+            self._destroy(group)
+        members = sorted({source, *new})
+        if len(members) > 1:
+            group = dist.new_group(members)
+            for p in params if self.rank in members else []:
+                dist.broadcast(p.data, src=source, group=group)
+            self._destroy(group)
+        return (len(old) - 1 + len(members) - 1) * nbytes
+
+    @staticmethod
+    def _destroy(group: dist.ProcessGroup) -> None:
+        if group != dist.GroupMember.NON_GROUP_MEMBER:
+            dist.destroy_process_group(group)
+
+    def held(self, index: int) -> Sequence[int]:
+        return self.sampler.sample(index).blocks(self.rank)
+
+    def averaged_over(self, block: int) -> Sequence[int]:
+        return self.sampler.sample(0).holders(block)
+
+
+class Averager(Exchange):
+    """torch's own local SGD: its model averager over the whole model."""
+
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
+        super().__init__(model, sampler, codec)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # it advises against period=1
+            self.averager = PeriodicModelAverager(period=1)
+        for p in model.parameters():  # it leaves out what has no gradient
+            p.grad = torch.zeros((), device=p.device).expand_as(p)
+
+    def run(self, index: int) -> float:
+        self.averager.average_parameters(self.model.parameters())
+        nbytes = sum(p.nbytes for p in self.model.parameters())
+        return self.num_workers * all_reduce_bytes(nbytes, self.num_workers)

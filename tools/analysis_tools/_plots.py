@@ -1,0 +1,101 @@
+"""The pictures of the analysis scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+__all__ = ['plot_costs', 'plot_training']
+
+COLOURS = dict(resist='#2266aa', local_sgd='#ee8833', ddp='#888888', gpipe='#44aa77')
+LINES = ['-', '--', ':', '-.']
+PARTS = dict(compute='#2266aa', exchange='#ee8833', parameters='#2266aa', gradients='#66aadd')
+PARTS.update(optimizer='#ee8833', activations='#cccccc')
+
+
+def plot_costs(rows: list[dict[str, Any]], title: str, names: dict[str, str], path: str) -> None:
+    """Draw totals of a run by protocol (as Fig. 4 and 8) and the cost of a round against workers.
+
+    Args:
+        rows (list[dict]): The objects that comm_cost.py prints.
+        title (str): The network and the data set, in words.
+        names (dict): The names of the protocols.
+        path (str): The picture file; its suffix says the format.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+    workers = sorted({row['workers'] for row in rows})
+    shown = 4 if 4 in workers else workers[-1]
+    _totals(left, [row for row in rows if row['workers'] == shown], shown, names)
+    for label in dict.fromkeys(_label(row, names) for row in rows):
+        of_label = [row for row in rows if _label(row, names) == label]
+        style = LINES[list(dict.fromkeys(row['codec'] for row in rows)).index(of_label[0]['codec']) % len(LINES)]
+        right.plot(
+            [row['workers'] for row in of_label],
+            [row['wire_gb_per_round'] for row in of_label],
+            style,
+            marker='o',
+            color=COLOURS[of_label[0]['protocol']],
+            label=label,
+        )
+    right.set(yscale='log', xlabel='workers', ylabel='GB per round, wire counting', xticks=workers)
+    right.set_title('A round, by number of workers')
+    right.grid(alpha=0.3)
+    right.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
+    fig.suptitle(title)
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def _totals(axes: Axes, rows: list[dict[str, Any]], num_workers: int, names: dict[str, str]) -> None:
+    unit = 'run' if all(row['paper_gb_per_run'] is not None for row in rows) else 'round'
+    rows = sorted(rows, key=lambda row: row[f'paper_gb_per_{unit}'])
+    places = range(len(rows))
+    for way, offset, alpha in (('paper', -0.2, 0.45), ('wire', 0.2, 1.0)):
+        widths = [row[f'{way}_gb_per_{unit}'] for row in rows]
+        colours = [COLOURS[row['protocol']] for row in rows]
+        bars = axes.barh([place + offset for place in places], widths, 0.38, color=colours, alpha=alpha)
+        axes.bar_label(
+            bars, [f'{width:,.{0 if width >= 100 else 3}f} {way}' for width in widths], padding=3, fontsize='small'
+        )
+    axes.set(xscale='log', xlabel=f'GB per {unit}, all workers together')
+    axes.set_yticks(list(places), [_label(row, names) for row in rows])
+    axes.set_xlim(right=8 * axes.get_xlim()[1])
+    axes.invert_yaxis()
+    axes.set_title(f'A {unit} of {num_workers} workers')
+
+
+def _label(row: dict[str, Any], names: dict[str, str]) -> str:
+    return names[row['protocol']] + ('' if row['codec'] == 'none' else f', {row["codec"]}')
+
+
+def plot_training(
+    seconds: dict[str, dict[str, float]], memory: dict[str, dict[str, float]], title: str, path: str
+) -> None:
+    """Draw stacked bars of seconds per iteration and of memory per worker, by protocol.
+
+    Args:
+        seconds (dict): By protocol: seconds of 'compute' and 'exchange' per iteration.
+        memory (dict): By protocol: MB of 'parameters', 'gradients', 'optimizer', 'activations'.
+        title (str): What was measured, in words.
+        path (str): The picture file; its suffix says the format.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    for axes, bars, ylabel in (
+        (left, seconds, 'seconds per iteration'),
+        (right, memory, 'MB of a worker'),
+    ):
+        bottoms = [0.0] * len(bars)
+        for part in next(iter(bars.values())):
+            heights = [parts[part] for parts in bars.values()]
+            axes.bar(list(bars), heights, 0.6, bottom=bottoms, color=PARTS[part], label=part)
+            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+        axes.set_ylabel(ylabel)
+        axes.legend(fontsize='small')
+    fig.suptitle(title)
+    fig.savefig(path, dpi=120)
+    plt.close(fig)

@@ -1,0 +1,216 @@
+"""What every worker of benchmark_training.py does: train on generated data, under one protocol."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from _exchanges import make_rounds
+from _networks import ARCHITECTURES, DATASETS, build_classifier
+from _shaped_links import sent_on_link
+from _workers import device_of
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+
+from resist_mm.exchange import all_reduce_bytes
+from resist_mm.partition import Assignment, PartitionSampler
+
+__all__ = ['compare_iterations', 'train']
+
+LR = 1e-3
+COMPUTE_ITERS = 5  # without exchange, to know what of an iteration of DDP is compute
+
+
+class Trainee:
+    """A model, an optimizer and a generated batch on this worker.
+
+    Args:
+        args (argparse.Namespace): Of the script.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.device = device_of(args.device, dist.get_rank())
+        data = DATASETS[ARCHITECTURES[args.arch].dataset]
+        torch.manual_seed(0)
+        self.layout = torch.channels_last if args.channels_last else torch.contiguous_format
+        self.model: nn.Module = build_classifier(args.arch, data.classes)
+        self.model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.rounds = make_rounds(self.model, lr=LR)
+        self.optimizer = self.rounds.worker.optimizer_state.optimizers[0]
+        generator = torch.Generator().manual_seed(dist.get_rank())
+        size = (args.batch_size, 3, data.image_size, data.image_size)
+        images = torch.randn(size, generator=generator)
+        self.images = images.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.labels = torch.randint(data.classes, (args.batch_size,), generator=generator).to(self.device)
+
+    def iterate(self) -> None:
+        """One iteration."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.args.bf16 else nullcontext():
+            loss = F.cross_entropy(self.model(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+    def timed(self, action: Callable[[], Any]) -> float:
+        """Seconds of something that all workers do at the same time."""
+        self.synchronize()
+        dist.barrier()
+        began = time.perf_counter()
+        action()
+        self.synchronize()
+        return time.perf_counter() - began
+
+    def iterations(self, number: int) -> float:
+        """Seconds of so many iterations."""
+
+        def run() -> None:
+            for _ in range(number):
+                self.iterate()
+
+        return self.timed(run)
+
+    def synchronize(self) -> None:
+        """Wait for the GPU, if there is one."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+
+    def resident(self) -> dict[str, int]:
+        """Bytes of parameters, gradients and optimizer state."""
+        params = list(self.model.parameters())
+        states = [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        return dict(
+            parameters=sum(p.nbytes for p in params),
+            gradients=sum(p.grad.nbytes for p in params if p.grad is not None),
+            optimizer=sum(tensor.nbytes for tensor in states),
+        )
+
+    def activations(self) -> int:
+        """Bytes that one more iteration keeps for the backward pass."""
+        kept: dict[int, int] = {}
+        ours = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in ours:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            self.iterate()
+        return sum(kept.values())
+
+
+def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
+    """Train under a protocol: 'ddp', 'local_sgd' or 'resist'.
+
+    Returns:
+        dict: For every round, seconds of the iterations that were run
+        (``compute_sec``) and of communication (``exchange_sec``), bytes of all workers
+        together and bytes that left this worker over its link; memory in bytes.
+    """
+    before = _peak_bytes(None)
+    trainee = Trainee(args)
+    run = _train_ddp if protocol == 'ddp' else _train_rounds
+    result = run(args, trainee, protocol)
+    peak = _peak_bytes(trainee.device)
+    result['memory']['peak'] = peak - before if trainee.device.type == 'cpu' else peak
+    return result
+
+
+def _train_rounds(args: argparse.Namespace, trainee: Trainee, protocol: str) -> dict[str, Any]:
+    rounds = trainee.rounds
+    num_blocks = rounds.worker.num_blocks
+    sampler = PartitionSampler(num_blocks, rounds.num_workers, args.min_blocks)
+
+    def assign(index: int) -> Assignment:
+        return sampler.sample(index) if protocol == 'resist' else Assignment.full(rounds.num_workers, num_blocks)
+
+    rounds.begin(assign(0))
+    trainee.iterate()
+    memory = trainee.resident()
+    memory['activations'] = trainee.activations()
+    found: dict[str, list[float]] = dict(compute_sec=[], exchange_sec=[], bytes=[], link_bytes=[])
+    for index in range(args.rounds):
+        found['compute_sec'].append(trainee.iterations(args.timed_iters))
+        sent = sent_on_link() if args.link else 0
+        traffic: list[float] = []
+
+        def exchange(index: int = index, traffic: list[float] = traffic) -> None:
+            following = assign(index + 1)
+            traffic.append(rounds.exchange(following, restart_momentum=True, statistics_travel=False).total)
+
+        found['exchange_sec'].append(trainee.timed(exchange))
+        found['bytes'].append(traffic[0])
+        found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
+    return dict(found, memory=memory)
+
+
+def _train_ddp(args: argparse.Namespace, trainee: Trainee, protocol: str) -> dict[str, Any]:
+    trainee.model = model = DistributedDataParallel(trainee.model, broadcast_buffers=False)
+    trainee.iterate()
+    memory = trainee.resident()
+    memory['activations'] = trainee.activations()
+    per_iteration = dist.get_world_size() * all_reduce_bytes(memory['parameters'], dist.get_world_size())
+    with model.no_sync():
+        iterations = min(COMPUTE_ITERS, args.timed_iters)
+        compute_sec = trainee.iterations(iterations) / iterations * args.timed_iters
+    trainee.iterate()  # the first synchronised one after that rebuilds buckets
+    found: dict[str, list[float]] = dict(compute_sec=[], exchange_sec=[], bytes=[], link_bytes=[])
+    for _ in range(args.rounds):
+        sent = sent_on_link() if args.link else 0
+        seconds = trainee.iterations(args.timed_iters)
+        # what of the communication compute does not hide
+        found['compute_sec'].append(min(seconds, compute_sec))
+        found['exchange_sec'].append(seconds - min(seconds, compute_sec))
+        found['bytes'].append(args.timed_iters * per_iteration)
+        found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
+    return dict(found, memory=memory)
+
+
+def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
+    """Time local iterations of the whole model and of a sub-ResNet, in turns, and count their FLOPs.
+
+    Returns:
+        dict: Medians of wall and of processor seconds, and FLOPs, of ``whole`` and ``sub``.
+    """
+    trainees = dict(whole=Trainee(args), sub=Trainee(args))
+    rounds = trainees['sub'].rounds
+    rounds.begin(PartitionSampler(rounds.worker.num_blocks, rounds.num_workers, args.min_blocks).sample(0))
+    flops = {}
+    for name, trainee in trainees.items():
+        with FlopCounterMode(display=False) as counter:
+            trainee.iterate()
+        flops[name] = float(counter.get_total_flops())
+    wall: dict[str, list[float]] = dict(whole=[], sub=[])
+    processor: dict[str, list[float]] = dict(whole=[], sub=[])
+    for _ in range(args.compared_iters):
+        for name, trainee in trainees.items():
+            began = time.process_time()
+            wall[name].append(trainee.iterations(1))
+            processor[name].append(time.process_time() - began)
+    found = {f'{name}_flops': flops[name] for name in trainees}
+    for name in trainees:
+        found[f'{name}_sec'] = median(wall[name])
+        found[f'{name}_cpu_sec'] = median(processor[name])
+    return found
+
+
+def _peak_bytes(device: torch.device | None) -> int:
+    """The most memory that this process, or its GPU, has used so far; None: it uses now, in host memory."""
+    if device is None:
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+        return pages * resource.getpagesize()
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

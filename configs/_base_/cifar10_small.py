@@ -1,0 +1,19 @@
+# A small network on a part of CIFAR-10, for two CPU cores: minutes instead of days, to compare methods. Four workers,
+# 12 partitioned blocks, 3 for each. Without a protocol.
+_base_ = [
+    './models/preact-resnet101_cifar10.py',
+    './datasets/cifar10.py',
+    './cls_runtime.py',
+]
+model = dict(
+    backbone=dict(stage_blocks=(1, 1, 13, 1), base_channels=16, strides=(2, 2, 2, 1)),
+)
+train_dataloader = dict(batch_size=32, sampler=dict(type='InfiniteSampler'), dataset=dict(max_images=20000))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=1200, T_max=1200),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1200, val_interval=300)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1200))
+log_processor = dict(by_epoch=False)

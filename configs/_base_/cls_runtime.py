@@ -1,0 +1,26 @@
+# What classification configs have in common: hooks, log, environment. Needs no mmdet.
+default_scope = 'mmengine'
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(
+        type='CheckpointHook', interval=10, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(
+    type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+)
+log_level = 'INFO'
+load_from = None
+resume = False
+# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+log_processor = dict(
+    type='LogProcessor', window_size=50, mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)'
+)

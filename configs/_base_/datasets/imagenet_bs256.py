@@ -1,0 +1,41 @@
+# ImageNet (ILSVRC2012) at 224x224, 256 images a worker; standard augmentation, the paper names no other.
+# RESIST_MM_IMAGENET=/path/ says where the folders train/ and val/ are.
+data_root = '{{$RESIST_MM_IMAGENET:data/imagenet/}}'
+tensor_pipeline = [
+    dict(type='ToImage'),
+    dict(type='ToDtype', dtype='float32', scale=True),
+    dict(type='Normalize', mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+]
+train_pipeline = [
+    dict(type='RandomResizedCrop', size=224, antialias=True),
+    dict(type='RandomHorizontalFlip'),
+    *tensor_pipeline,
+]
+test_pipeline = [
+    dict(type='Resize', size=256, antialias=True),
+    dict(type='CenterCrop', size=224),
+    *tensor_pipeline,
+]
+train_dataloader = dict(
+    batch_size=256,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='resist_mm.collate'),
+    dataset=dict(type='resist_mm.ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=256,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='resist_mm.collate'),
+    dataset=dict(type='resist_mm.ImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = [dict(type='resist_mm.Accuracy', topk=(1, 5)), dict(type='resist_mm.LossMetric')]
+test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

@@ -1,0 +1,10 @@
+# CIFAR-10, ResIST, 4 workers (Tables 1, 2 and 4 of the paper): top-1 92.35%.
+#
+#   tools/dist_train.sh configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py 4
+_base_ = [
+    '../_base_/models/preact-resnet101_cifar10.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/cifar_160e.py',
+    '../_base_/cls_runtime.py',
+    '../_base_/protocols/resist.py',
+]

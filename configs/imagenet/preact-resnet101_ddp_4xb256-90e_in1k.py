@@ -1,0 +1,14 @@
+# ImageNet, data-parallel training on 4 workers, for comparison; not in the paper. The batch that the optimizer sees is
+# that of all workers, so the learning rate is four times as high, and rises over the first five epochs.
+_base_ = [
+    '../_base_/models/preact-resnet101_in1k.py',
+    '../_base_/datasets/imagenet_bs256.py',
+    '../_base_/schedules/imagenet_90e.py',
+    '../_base_/cls_runtime.py',
+    '../_base_/protocols/ddp.py',
+]
+optim_wrapper = dict(optimizer=dict(lr=0.4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.25, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[30, 60], gamma=0.1),
+]

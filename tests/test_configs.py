@@ -1,0 +1,121 @@
+"""Every config is built, trained for two iterations and tested, on generated data in the real layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from resist_mm.datasets import make_shapes_voc
+from tests import generated_sets
+from tests.toy import ToyRunner
+
+ROOT = Path(__file__).parents[1] / 'configs'
+CONFIGS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob('*.py')
+    if '_base_' not in path.relative_to(ROOT).parts
+)
+BASE_CHANNELS = 4
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables that name the generated sets."""
+    root = tmp_path_factory.mktemp('sets')
+    make_shapes_voc(root / 'shapes', train=4, test=2, size=64)
+    return {
+        'RESIST_MM_CIFAR10': str(generated_sets.make_cifar10(root / 'cifar10')),
+        'RESIST_MM_CIFAR100': str(generated_sets.make_cifar100(root / 'cifar100')),
+        'RESIST_MM_IMAGENET': str(generated_sets.make_imagenet(root / 'imagenet')),
+        'RESIST_MM_IMAGENETV2': str(generated_sets.make_imagenetv2(root / 'imagenetv2')),
+        'RESIST_MM_SHAPES': f'{root}/shapes/',
+        'RESIST_MM_VOC': f'{generated_sets.make_voc(root / "voc")}/',
+    }
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_two_iterations(config: str, sets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, place in sets.items():
+        monkeypatch.setenv(name, place)
+    generated_sets.without_checksums(monkeypatch)
+    # formats the whole config, twice, which takes longer than all else together
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: ''))
+    cfg = Config.fromfile(ROOT / config)
+    if any(name in str(cfg.model) for name in ('mmdet', 'Det', 'CIFARResNet')):
+        pytest.importorskip('mmdet')
+    shrink(cfg)
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    cfg.experiment_name = f'{Path(config).stem}_{tmp_path.name}'
+    runner = ToyRunner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    metrics = runner.test()
+    assert metrics and all(value == value for value in metrics.values())
+    assert list(tmp_path.glob('*.pth'))
+
+
+def shrink(cfg: Config) -> None:
+    """Make networks and images tiny and training two iterations long, and leave all else as it is."""
+    _shrink_model(cfg.model)
+    cfg.optim_wrapper.optimizer.lr *= 0.01  # BatchNorm over two tiny images makes gradients huge
+    _shrink_loader(cfg.train_dataloader, num_images=4, batch_size=2)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        _shrink_loader(loader, num_images=2, batch_size=2)
+    for hook in cfg.get('custom_hooks', []):
+        hook.local_iters = 1
+        for key, most in dict(min_blocks=2, warmup_rounds=1).items():
+            if hook.get(key):
+                hook[key] = min(hook[key], most)
+    checkpoint = cfg.default_hooks.checkpoint
+    if 'max_iters' in cfg.train_cfg:
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+        checkpoint.interval = 2
+    else:
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        checkpoint.interval = 1
+
+
+def _shrink_model(model: Any) -> None:
+    backbone = model.get('backbone', {})
+    kind = backbone.type.split('.')[-1]
+    backbone.base_channels = BASE_CHANNELS
+    backbone.pop('init_cfg', None)
+    if kind == 'PartitionableResNet':
+        backbone.depth = 50
+    else:
+        backbone.stage_blocks = (2, 2, 3, 2)
+    widths = [BASE_CHANNELS * 2**i * (4 if kind == 'PartitionableResNet' else 1) for i in range(4)]
+    if 'neck' in model:
+        model.neck.in_channels = widths
+    elif 'bbox_head' in model:
+        model.bbox_head.in_channels = widths[-1]
+
+
+def _shrink_loader(loader: Any, num_images: int, batch_size: int) -> None:
+    loader.batch_size, loader.num_workers, loader.persistent_workers = batch_size, 0, False
+    datasets = list(_datasets(loader.dataset))
+    for dataset in datasets:
+        if dataset.type.startswith('resist_mm.'):
+            dataset.max_images = num_images
+        else:
+            dataset.indices = num_images // len(datasets)
+            dataset.filter_cfg = None
+        for transform in dataset.get('pipeline', ()):
+            if transform.get('size', 0) > 64:
+                transform.size = 64
+            if 'scale' in transform and transform.type == 'Resize':
+                transform.scale = (64, 64)
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    if 'times' in dataset:
+        dataset.times = 1
+    inner = dataset.get('datasets') or ([dataset.dataset] if 'dataset' in dataset else [])
+    for child in inner:
+        yield from _datasets(child)
+    if not inner:
+        yield dataset

@@ -1,0 +1,222 @@
+"""The figures of the paper, cell by cell, with the config that reproduces each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ['TABLES', 'Cell']
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure.
+
+    Attributes:
+        table: Such as '2' or 'fig6'.
+        label: What was run.
+        quantity: 'top-1', 'test loss', 'seconds', 'hours', 'GB', 'GB a round', 'hours to TARGET', or 'speed-up'
+            (the baseline's seconds by its own).
+        paper: The figure of the paper; None if it has none.
+        config: Name of the config.
+        workers: Number of workers.
+        baseline: Config that a speed-up refers to.
+        tested: Work dir of a separate test, from that of the run; '' if validations count.
+    """
+
+    table: str
+    label: str
+    quantity: str
+    paper: float | None
+    config: str
+    workers: int
+    baseline: str = ''
+    tested: str = ''
+
+
+NAMES = {'resist': 'ResIST', 'local-sgd': 'local SGD'}
+EPOCHS = {2: 80, 4: 160, 8: 160}
+WORKERS = (2, 4, 8)
+
+
+def cifar_config(protocol: str, workers: int, classes: int) -> str:
+    """Name of the config of Tables 1, 2 and 4."""
+    return f'preact-resnet101_{protocol}_{workers}xb128-{EPOCHS[workers]}e_cifar{classes}'
+
+
+def _table1() -> Iterator[Cell]:
+    figures = {'local-sgd': (0.662, 1.325, 2.649), 'resist': (0.454, 0.720, 1.289)}
+    for protocol, row in figures.items():
+        for workers, gb in zip(WORKERS, row, strict=True):
+            label = f'{NAMES[protocol]}, {workers} workers, CIFAR-100'
+            yield Cell('1', label, 'GB a round', gb, cifar_config(protocol, workers, 100), workers)
+
+
+def _table2() -> Iterator[Cell]:
+    figures = {
+        ('local-sgd', 10): (92.36, 92.90, 92.00),
+        ('local-sgd', 100): (70.67, 71.51, 69.64),
+        ('resist', 10): (91.95, 92.35, 91.45),
+        ('resist', 100): (70.06, 71.30, 70.26),
+    }
+    for (protocol, classes), row in figures.items():
+        for workers, top1 in zip(WORKERS, row, strict=True):
+            label = f'{NAMES[protocol]}, {workers} workers, CIFAR-{classes}'
+            yield Cell('2', label, 'top-1', top1, cifar_config(protocol, workers, classes), workers)
+
+
+def _table3() -> Iterator[Cell]:
+    figures = {
+        ('local-sgd', 2): (73.32, 60.72, 69.47, 75.48, 48.61, 7546.8),
+        ('local-sgd', 4): (72.66, 59.88, 68.34, 74.27, 29.29, 7546.8),
+        ('resist', 2): (71.60, 58.92, 67.51, 73.56, 36.79, 5831.2),
+        ('resist', 4): (70.74, 57.56, 66.46, 72.65, 22.37, 6007.6),
+    }
+    tests = ('', 'imagenetv2-matched-frequency', 'imagenetv2-threshold-0.7', 'imagenetv2-top-images')
+    for (protocol, workers), row in figures.items():
+        config = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
+        label = f'{NAMES[protocol]}, {workers} workers, ImageNet'
+        for test, top1 in zip(tests, row, strict=False):
+            yield Cell('3', f'{label} {test}'.strip(), 'top-1', top1, config, workers, tested=test)
+        yield Cell('3', label, 'hours', row[4], config, workers)
+        yield Cell('3', label, 'GB', row[5], config, workers)
+
+
+def _table4() -> Iterator[Cell]:
+    figures = {(4, 10): (5486, 1532), (4, 100): (5528, 1545), (8, 10): (10072, 2671), (8, 100): (10058, 2639)}
+    for (workers, classes), row in figures.items():
+        yield from _speed_up(
+            '4',
+            f'{workers} workers, CIFAR-{classes}',
+            {p: cifar_config(p, workers, classes) for p in NAMES},
+            workers,
+            row,
+        )
+
+
+def _table5() -> Iterator[Cell]:
+    for workers, target, row in ((2, 71.0, (33.26, 26.63)), (4, 70.7, (18.50, 18.12))):
+        for protocol, hours in zip(('local-sgd', 'resist'), row, strict=True):
+            config = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
+            label = f'{NAMES[protocol]}, {workers} workers, ImageNet'
+            yield Cell('5', label, f'hours to {target}', hours, config, workers)
+
+
+def _table6() -> Iterator[Cell]:
+    figures = {
+        ('local-sgd', 2): (6.15, 39621),
+        ('local-sgd', 4): (6.22, 16840),
+        ('resist', 2): (5.99, 24058),
+        ('resist', 4): (6.69, 11264),
+    }
+    for (protocol, workers), (loss, seconds) in figures.items():
+        label = f'{NAMES[protocol]}, {workers} workers, Pascal VOC'
+        yield Cell('6', label, 'test loss', loss, f'yolo_{protocol}_voc', workers)
+        yield Cell('6', label, 'seconds', seconds, f'yolo_{protocol}_voc', workers)
+
+
+def _table7() -> Iterator[Cell]:
+    figures = {10: (92.27, 92.56, 90.67), 100: (72.08, 72.12, 67.98)}
+    members = {2: 'preact-resnet46-shallow2_1xb128-40e', 4: 'preact-resnet36-shallow4_1xb128-40e'}
+    members[8] = 'preact-resnet32-shallow8_1xb128-20e'
+    for classes, row in figures.items():
+        for count, top1 in zip(WORKERS, row, strict=True):
+            config = f'{members[count]}_cifar{classes}'
+            yield Cell(
+                '7', f'ensemble of {count}, CIFAR-{classes}', 'top-1', top1, config, 1, tested='../ensemble'
+            )
+
+
+def _table8() -> Iterator[Cell]:
+    accuracies = {
+        (152, 10): {2: (92.27, 92.01), 4: (91.39, 90.67)},
+        (200, 10): {2: (92.31, 92.10), 4: (91.35, 90.27)},
+        (152, 100): {2: (70.50, 70.32), 4: (68.39, 67.27)},
+        (200, 100): {2: (71.05, 70.71), 4: (69.05, 67.62)},
+    }
+    seconds = {
+        (152, 10): {2: (3512, 2215), 4: (3598, 1054)},
+        (200, 10): {2: (4575, 2380), 4: (4357, 1161)},
+        (152, 100): {2: (3528, 2291), 4: (3518, 1164)},
+        (200, 100): {2: (4639, 2202), 4: (4391, 1195)},
+    }
+    for (depth, classes), by_workers in accuracies.items():
+        for workers, row in by_workers.items():
+            configs = {p: f'preact-resnet{depth}_{p}-l100_{workers}xb128-80e_cifar{classes}' for p in NAMES}
+            what = f'ResNet{depth}, {workers} workers, CIFAR-{classes}'
+            for protocol, top1 in zip(('local-sgd', 'resist'), row, strict=True):
+                yield Cell('8', f'{NAMES[protocol]}, {what}', 'top-1', top1, configs[protocol], workers)
+            yield from _speed_up('8', what, configs, workers, seconds[depth, classes][workers])
+
+
+def _table9() -> Iterator[Cell]:
+    figures = {10: (92.14, 92.26, 91.91, 91.35, 76.33), 100: (71.38, 72.15, 71.37, 68.29, 40.48)}
+    for classes, row in figures.items():
+        for bits, top1 in zip((8, 7, 6, 5, 4), row, strict=True):
+            config = f'preact-resnet101_resist-{bits}bit_4xb128-160e_cifar{classes}'
+            yield Cell('9', f'{bits} bit, CIFAR-{classes}', 'top-1', top1, config, 4)
+    config = 'preact-resnet101_resist-top25_4xb128-160e_cifar100'
+    yield Cell('9', 'largest 25%, CIFAR-100', 'top-1', 71.25, config, 4)
+
+
+def _figure6() -> Iterator[Cell]:
+    two = 'resnet101_resist-{}_2xb128-80e_cifar10'
+    eight = 'preact-resnet101_resist-{}_8xb128-160e_cifar10'
+    steps = [
+        ('partition every block', 66.3, two.format('all-blocks'), 2),
+        ('share the strided ones', 68.3, two.format('share-strided'), 2),
+        ('partition stage 3 only', 84.3, two.format('stage3'), 2),
+        ('scale activations', 91.5, two.format('scaled'), 2),
+        ('pre-activation', 92.0, cifar_config('resist', 2, 10), 2),
+        ('eight workers', 86.5, eight.format('no-min-depth'), 8),
+        ('minimum depth', 89.9, eight.format('min-depth'), 8),
+        ('tuned local iterations', 91.3, cifar_config('resist', 8, 10), 8),
+    ]
+    for label, top1, config, workers in steps:
+        yield Cell('fig6', f'{label}, {workers} workers', 'top-1', top1, config, workers)
+
+
+def _figure7() -> Iterator[Cell]:
+    for protocol, name in NAMES.items():
+        for local_iters in (125, 625, 3125, 15625):
+            config = f'preact-resnet101_{protocol}-l{local_iters}_4xb128-160e_cifar100'
+            yield Cell('fig7', f'{name}, {local_iters} iterations', 'top-1', None, config, 4)
+
+
+def _figure8() -> Iterator[Cell]:
+    runs = [
+        ('data-parallel', 20000, cifar_config('ddp', 4, 100)),
+        ('local SGD', 410, cifar_config('local-sgd', 4, 100)),
+        ('ResIST', 225, cifar_config('resist', 4, 100)),
+        ('ResIST, 6 bit', 42, 'preact-resnet101_resist-6bit_4xb128-160e_cifar100'),
+        ('ResIST, largest 25%', None, 'preact-resnet101_resist-top25_4xb128-160e_cifar100'),
+    ]
+    for label, gb, config in runs:
+        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'GB', gb, config, 4)
+        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'top-1', None, config, 4)
+
+
+def _speed_up(
+    table: str, what: str, configs: dict[str, str], workers: int, row: tuple[float, float]
+) -> Iterator[Cell]:
+    baseline, resist = row
+    yield Cell(table, f'local SGD, {what}', 'seconds', baseline, configs['local-sgd'], workers)
+    yield Cell(table, f'ResIST, {what}', 'seconds', resist, configs['resist'], workers)
+    ratio = round(baseline / resist, 2)
+    yield Cell(table, f'ResIST, {what}', 'speed-up', ratio, configs['resist'], workers, configs['local-sgd'])
+
+
+TABLES: dict[str, list[Cell]] = {
+    '1': list(_table1()),
+    '2': list(_table2()),
+    '3': list(_table3()),
+    '4': list(_table4()),
+    '5': list(_table5()),
+    '6': list(_table6()),
+    '7': list(_table7()),
+    '8': list(_table8()),
+    '9': list(_table9()),
+    'fig6': list(_figure6()),
+    'fig7': list(_figure7()),
+    'fig8': list(_figure8()),
+}

@@ -1,0 +1,110 @@
+"""Reads what a run left in its work dir."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ['RunSummary', 'read_run', 'read_test']
+
+ROUND = re.compile(
+    r'Round (?P<index>\d+): (?:depth (?P<depth>\d+) of (?P<blocks>\d+) blocks, )?(?P<iters>\d+) iterations in '
+    r'(?P<compute_sec>[\d.]+) s, exchange in (?P<exchange_sec>[\d.]+) s; .*all workers (?P<total_mb>[\d.]+) MB'
+)
+PROTOCOL = re.compile(r'(\d+) workers train sub-ResNets with \[([\d, ]+)\] of (\d+) partitioned blocks')
+WORKERS = re.compile(r'^\s*GPU number: (\d+)', re.MULTILINE)
+
+
+@dataclass
+class RunSummary:
+    """What the logs of a run say.
+
+    Attributes:
+        workers: Number of workers and the depths of their sub-ResNets, in words; empty without ResIST.
+        rounds: The rounds in order; a round that was trained again after resuming counts as trained last.
+        metrics: The metrics of the last test.
+        config: Name of the config, without ``.py``; empty if there is none in the work dir.
+        num_workers: Number of workers.
+        validations: The metrics of every validation, by the step (iteration, or epoch) after which it was.
+        iterations: Seconds of an iteration by the iteration up to which they held.
+    """
+
+    workers: str
+    rounds: dict[int, dict[str, float]]
+    metrics: dict[str, float]
+    config: str = ''
+    num_workers: int = 1
+    validations: dict[int, dict[str, float]] = field(default_factory=dict)
+    iterations: dict[int, float] = field(default_factory=dict)
+
+    def total(self, key: str) -> float:
+        """The sum of something over all rounds."""
+        return sum(r[key] for r in self.rounds.values())
+
+    @property
+    def train_sec(self) -> float:
+        """Seconds of training and exchanges, without validation; of worker 0."""
+        if self.rounds:
+            return self.total('compute_sec') + self.total('exchange_sec')
+        seconds, previous = 0.0, 0
+        for iteration, per_iteration in sorted(self.iterations.items()):
+            seconds += (iteration - previous) * per_iteration
+            previous = iteration
+        return seconds
+
+    def sec_until(self, metric: str, target: float) -> float | None:
+        """Seconds of training until a validation reached a target; None if none did.
+
+        Training is taken to be as fast throughout.
+        """
+        last = max(self.validations, default=0)
+        for step, metrics in sorted(self.validations.items()):
+            if metrics.get(metric, float('-inf')) >= target:
+                return self.train_sec * step / last
+        return None
+
+
+def read_run(work_dir: Path) -> RunSummary:
+    """Read the logs in a work dir, in the order of their times.
+
+    Raises:
+        FileNotFoundError: If there is no log.
+    """
+    logs = sorted(work_dir.glob('*/*.log'))
+    if not logs:
+        raise FileNotFoundError(f'there is no log in {work_dir}: give the work dir of a run')
+    configs = sorted(work_dir.glob('*.py'))
+    run = RunSummary('', {}, {}, configs[0].stem if configs else '')
+    for log in logs:
+        text = log.read_text()
+        for match in PROTOCOL.finditer(text):
+            run.workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
+        for match in WORKERS.finditer(text):
+            run.num_workers = int(match[1])
+        for match in ROUND.finditer(text):
+            run.rounds[int(match['index'])] = {key: float(value or 0) for key, value in match.groupdict().items()}
+        tested = log.with_suffix('.json')
+        if tested.is_file():
+            run.metrics = json.loads(tested.read_text())
+        _read_scalars(log.parent / 'vis_data/scalars.json', run)
+    return run
+
+
+def read_test(work_dir: Path) -> dict[str, float]:
+    """The metrics of the last test in a work dir; empty if there was none."""
+    tested = sorted(log.with_suffix('.json') for log in work_dir.glob('*/*.log'))
+    tested = [path for path in tested if path.is_file()]
+    return json.loads(tested[-1].read_text()) if tested else {}
+
+
+def _read_scalars(path: Path, run: RunSummary) -> None:
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        scalars = json.loads(line)
+        if 'lr' in scalars:
+            run.iterations[scalars.get('iter', scalars['step'])] = scalars.get('time', 0.0)
+        elif 'step' in scalars:
+            run.validations[scalars['step']] = scalars

@@ -94,7 +94,7 @@ class _PreActBlock(BaseModule):
 
 
 class PreActBasicBlock(_PreActBlock):
-    __doc__ = f'Two 3x3 convolutions. {_PreActBlock.__doc__}'
+    """Two 3x3 convolutions, each behind norm and ReLU; arguments as of :class:`_PreActBlock`."""
 
     expansion = 1
 
@@ -107,7 +107,7 @@ class PreActBasicBlock(_PreActBlock):
 
 
 class PreActBottleneck(_PreActBlock):
-    __doc__ = f'1x1, 3x3 and 1x1 convolutions, four times as wide outside. {_PreActBlock.__doc__}'
+    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as of :class:`_PreActBlock`."""
 
     expansion = 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -124,22 +125,20 @@ class PreActResNet(BaseModule):
         self._make_stem(stem, in_channels, channels)
         self.res_layers: list[str] = []
         for i, num_blocks in enumerate(self.stage_blocks):
-            blocks = []
-            for j in range(num_blocks):
-                blocks.append(
-                    BLOCKS[block](
-                        channels,
-                        base_channels * 2**i,
-                        stride=strides[i] if j == 0 else 1,
-                        dilation=dilations[i],
-                        with_cp=with_cp,
-                        conv_cfg=self.conv_cfg,
-                        norm_cfg=self.norm_cfg,
-                    )
-                )
-                channels = base_channels * 2**i * BLOCKS[block].expansion
+            stage = _make_stage(
+                BLOCKS[block],
+                channels,
+                base_channels * 2**i,
+                num_blocks,
+                strides[i],
+                dilation=dilations[i],
+                with_cp=with_cp,
+                conv_cfg=self.conv_cfg,
+                norm_cfg=self.norm_cfg,
+            )
+            channels = base_channels * 2**i * BLOCKS[block].expansion
             self.res_layers.append(f'layer{i + 1}')
-            self.add_module(self.res_layers[-1], Sequential(*blocks))
+            self.add_module(self.res_layers[-1], stage)
             if final_norm and i in self.out_indices:
                 self.add_module(f'final_norm{i + 1}', build_norm_layer(self.norm_cfg, channels)[1])
         self.feat_dim = channels
@@ -219,6 +218,19 @@ class PreActResNet(BaseModule):
             module.eval()
             for param in module.parameters():
                 param.requires_grad = False
+
+
+def _make_stage(
+    block: type[PreActBasicBlock | PreActBottleneck],
+    in_channels: int,
+    planes: int,
+    num_blocks: int,
+    stride: int,
+    **options: Any,
+) -> Sequential:
+    first = block(in_channels, planes, stride=stride, **options)
+    rest = (block(planes * block.expansion, planes, **options) for _ in range(num_blocks - 1))
+    return Sequential(first, *rest)
 
 
 def _check_per_stage(

@@ -2,9 +2,22 @@
 
 Dun, Wolfe, Jermaine, Kyrillidis, "ResIST: Layer-Wise Decomposition of ResNets
 for Distributed Training", UAI 2022, arXiv:2107.00961.
+
+Nothing is imported until it is needed: a registry imports its modules when the first
+one is looked up.
 """
 
-from . import datasets, engine, evaluation, models
+from importlib import import_module
+from types import ModuleType
+
 from .version import __version__
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = ['__version__']
+
+_PARTS = ('datasets', 'engine', 'evaluation', 'exchange', 'models', 'partition', 'registry')
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _PARTS:
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

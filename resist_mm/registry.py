@@ -1,18 +1,17 @@
 """Child registries of mmengine's.
 
-In any OpenMMLab config the modules of this package are written
-``resist_mm.X``, once ``custom_imports = dict(imports=['resist_mm'])`` has
-imported the package.
+In any OpenMMLab config the modules of this package are written ``resist_mm.X``.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'MODEL_WRAPPERS']
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'MODEL_WRAPPERS']
 
 SCOPE = 'resist_mm'
 
@@ -26,3 +25,4 @@ MODEL_WRAPPERS = Registry(
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['resist_mm.engine.hooks'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['resist_mm.datasets'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['resist_mm.evaluation'])
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['resist_mm.datasets'])

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import Registry
 from torch.utils.data import default_collate
 
-from resist_mm.registry import SCOPE
+from resist_mm.registry import FUNCTIONS
 
-__all__ = ['FUNCTIONS', 'Batch', 'collate']
-
-FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['resist_mm.datasets'])
+__all__ = ['Batch', 'collate']
 
 
 class Batch(dict):

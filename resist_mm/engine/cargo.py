@@ -107,7 +107,7 @@ class Cargo:
         if self.worker.flat_block(block).released:
             self.worker.regain(block)
         codec = self._delivery_codec(block)
-        use_reference = codec is not None and codec.uses_reference and self._all_have_it(block)
+        use_reference = codec is not None and codec.uses_reference and self._all_have_old_value(block)
         return self._parcels(self.worker.flat_block(block), codec, use_reference) + self._extras(block)
 
     def gathered_bytes(self) -> list[int]:
@@ -129,13 +129,13 @@ class Cargo:
     def _codec(self) -> Codec | None:
         return None if self.compression is None else self.compression.codec
 
-    def _all_have_it(self, block: int) -> bool:
+    def _all_have_old_value(self, block: int) -> bool:
         assert self.plan is not None
-        return set(self.plan.new.holders(block)) <= set(self.plan.old.holders(block))
+        return self.plan.all_have_old_value(block)
 
     def _delivery_codec(self, block: int) -> Codec | None:
         codec = self._codec
-        if isinstance(codec, TopK) and codec.new_holders == 'whole' and not self._all_have_it(block):
+        if codec is not None and codec.whole_for_new_holders and not self._all_have_old_value(block):
             return None
         return codec
 

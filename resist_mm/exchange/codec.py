@@ -23,9 +23,12 @@ class Codec(ABC):
     Attributes:
         uses_reference: Whether a message holds changes against a tensor that sender
             and receivers both have.
+        whole_for_new_holders: Whether a block travels uncompressed where one of its new
+            holders has no old value of it.
     """
 
     uses_reference = False
+    whole_for_new_holders = False
 
     @abstractmethod
     def message_bytes(self, numel: int) -> int:
@@ -158,7 +161,7 @@ class TopK(Codec):
         if new_holders not in ('whole', 'largest'):
             raise ValueError(f"codec.new_holders must be 'whole' or 'largest', got {new_holders!r}")
         self.share = share
-        self.new_holders = new_holders
+        self.whole_for_new_holders = new_holders == 'whole'
         self.error_feedback = error_feedback
 
     def _kept(self, numel: int) -> int:

@@ -10,36 +10,65 @@ There are two ways of counting, always over all workers together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from statistics import fmean
 
 from ..partition import Assignment, PartitionSampler
+from .codec import Codec
 from .plan import ExchangePlan
+from .sharded_average import shard_bounds
 
 __all__ = [
-    'MessageBytes',
     'NetworkSize',
+    'PartSize',
     'RoundCost',
     'Schedule',
     'ddp_cost',
-    'fp32_bytes',
     'gpipe_cost',
     'local_sgd_cost',
     'resist_cost',
 ]
 
-MessageBytes = Callable[[int], int]
-"""Size in bytes of the message of so many numbers: a codec's ``message_bytes``."""
-
 DEFAULT_SAMPLES = 1000
+FP32_BYTES = 4
 
 
-def fp32_bytes(numel: int) -> int:
-    """Size of a message without a codec: 4 bytes a number."""
-    return 4 * numel
+@dataclass(frozen=True)
+class PartSize:
+    """The trainable parameters of a part of a network.
+
+    Attributes:
+        weights: Number of weights of convolutions and linear layers, which codecs compress.
+        others: Number of the other parameters, which always travel in fp32: norms, biases.
+    """
+
+    weights: int
+    others: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of parameters."""
+        return self.weights + self.others
+
+    def __add__(self, other: PartSize) -> PartSize:
+        return PartSize(self.weights + other.weights, self.others + other.others)
+
+    def message_bytes(self, codec: Codec | None = None) -> int:
+        """Size of a message with all of it."""
+        if codec is None or not self.weights:
+            return FP32_BYTES * self.total
+        return codec.message_bytes(self.weights) + FP32_BYTES * self.others
+
+    def average_bytes(self, num_workers: int, codec: Codec | None = None) -> int:
+        """Bytes that all workers together send to average it: a ring, or compressed shards."""
+        if codec is None or not self.weights:
+            return 2 * (num_workers - 1) * FP32_BYTES * self.total
+        bounds = shard_bounds(self.weights, num_workers)
+        shards = [codec.message_bytes(high - low) if high > low else 0 for low, high in bounds]
+        compressed = (num_workers - 1) * (sum(shards) + num_workers * max(shards))
+        return compressed + 2 * (num_workers - 1) * FP32_BYTES * self.others
 
 
 @dataclass(frozen=True)
@@ -47,20 +76,20 @@ class NetworkSize:
     """The numbers of a network that decide what its training sends.
 
     Attributes:
-        shared: Number of parameters that every worker holds.
-        blocks: Number of parameters of every partitioned block.
+        shared: The part that every worker holds.
+        blocks: Every partitioned block.
         activations: Number of activations of one image behind every residual
             block of the whole chain, where a pipeline can be cut. Empty: unknown.
     """
 
-    shared: int
-    blocks: tuple[int, ...] = ()
+    shared: PartSize
+    blocks: tuple[PartSize, ...] = ()
     activations: tuple[int, ...] = ()
 
     @property
-    def total(self) -> int:
-        """Number of parameters of the whole model."""
-        return self.shared + sum(self.blocks)
+    def whole(self) -> PartSize:
+        """The whole model."""
+        return sum(self.blocks, self.shared)
 
 
 @dataclass(frozen=True)
@@ -71,18 +100,26 @@ class Schedule:
         iters_per_epoch: Iterations in which all workers together see the data once.
         epochs: Passes over the data, of all workers together.
         local_iters: Iterations of a round, l in the paper.
+        warmup_rounds: Rounds of local SGD before ResIST begins; of ResIST's only.
     """
 
     iters_per_epoch: float
     epochs: float
     local_iters: int
+    warmup_rounds: int = 0
 
     @classmethod
     def of_data(
-        cls, num_images: int, batch_size: int, num_workers: int, epochs: float, local_iters: int
+        cls,
+        num_images: int,
+        batch_size: int,
+        num_workers: int,
+        epochs: float,
+        local_iters: int,
+        warmup_rounds: int = 0,
     ) -> Schedule:
         """The schedule of workers that share a data set; ``batch_size`` is one worker's."""
-        return cls(ceil(num_images / (num_workers * batch_size)), epochs, local_iters)
+        return cls(ceil(num_images / (num_workers * batch_size)), epochs, local_iters, warmup_rounds)
 
     @property
     def iters(self) -> int:
@@ -117,21 +154,27 @@ class RoundCost:
     messages: float
     idle_share: float = 0.0
 
-    def per_epoch(self, schedule: Schedule) -> tuple[float, float]:
+    def per_epoch(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float]:
         """Bytes of an average epoch, in both ways of counting: paper, wire."""
-        paper, wire = self.per_run(schedule)
+        paper, wire = self.per_run(schedule, warmup)
         return paper / schedule.epochs, wire / schedule.epochs
 
-    def per_run(self, schedule: Schedule) -> tuple[float, float]:
+    def per_run(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float]:
         """Bytes of a run, in both ways of counting: paper, wire.
 
         What is sent in every iteration counts by iterations, what is sent at the end
-        of a round counts by rounds.
+        of a round counts by rounds; ``warmup`` is what a warm-up round costs.
         """
         if self.protocol in ('ddp', 'gpipe'):
             rounds = schedule.iters / schedule.local_iters
             return self.paper * rounds, self.wire * rounds
-        return self.paper * schedule.rounds, self.wire * (schedule.rounds - 1) + self.last_wire
+        before = 0 if warmup is None else min(schedule.warmup_rounds, schedule.rounds)
+        after = schedule.rounds - before
+        paper, wire = self.paper * after, self.wire * (after - 1) + self.last_wire if after else 0.0
+        if warmup is not None:
+            paper += warmup.paper * before
+            wire += warmup.wire * before
+        return paper, wire
 
 
 def resist_cost(
@@ -140,8 +183,7 @@ def resist_cost(
     min_blocks: int | None = None,
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
-    message_bytes: MessageBytes = fp32_bytes,
-    delivered_bytes: MessageBytes | None = None,
+    codec: Codec | None = None,
 ) -> RoundCost:
     """The mean cost of a round of ResIST over sampled rounds.
 
@@ -151,11 +193,9 @@ def resist_cost(
         min_blocks (int, optional): As that of :class:`PartitionSampler`.
         samples (int): Number of rounds to sample. Defaults to 1,000.
         seed (int): Seed of the partition. Defaults to 0.
-        message_bytes (Callable): The codec's message size. Defaults to fp32.
-        delivered_bytes (Callable, optional): Size of a block's message to its new
-            holders, who may have no old value of it, where that differs. Defaults to
-            ``message_bytes``. Counted on the wire; the paper's way of counting has no
-            such distinction.
+        codec (Codec, optional): How weights are compressed. A block that travels whole
+            because a new holder has no old value of it is counted so on the wire; the
+            paper's way of counting knows no such distinction.
 
     Returns:
         RoundCost: Making the whole model in the last round is always fp32.
@@ -173,21 +213,18 @@ def resist_cost(
     plans = [ExchangePlan.between(old, new) for old, new in pairwise(rounds)]
     full = Assignment.full(num_workers, len(network.blocks))
     lasts = [ExchangePlan.between(old, full) for old in rounds[:samples]]
-    gathered = [message_bytes(numel) for numel in network.blocks]
-    delivered = [(delivered_bytes or message_bytes)(numel) for numel in network.blocks]
-    exact = [fp32_bytes(numel) for numel in network.blocks]
+    shared, shared_exact = (network.shared.average_bytes(num_workers, c) for c in (codec, None))
     return RoundCost(
         'resist',
         num_workers,
-        paper=2 * fmean(_held_bytes(a, message_bytes(network.shared), gathered) for a in rounds[:samples]),
-        wire=_ring(message_bytes(network.shared), num_workers)
-        + fmean(p.total(gathered, delivered) for p in plans),
-        last_wire=_ring(fp32_bytes(network.shared), num_workers) + fmean(p.total(exact, exact) for p in lasts),
+        paper=2 * fmean(_held_bytes(network, a, codec) for a in rounds[:samples]),
+        wire=shared + fmean(_handed_over(network, plan, codec) for plan in plans),
+        last_wire=shared_exact + fmean(_handed_over(network, plan, None) for plan in lasts),
         messages=1 + fmean(plan.num_sends for plan in plans),
     )
 
 
-def local_sgd_cost(network: NetworkSize, num_workers: int, message_bytes: MessageBytes = fp32_bytes) -> RoundCost:
+def local_sgd_cost(network: NetworkSize, num_workers: int, codec: Codec | None = None) -> RoundCost:
     """A round of local SGD: the whole model is averaged once (Sec. 2.4).
 
     The last round, after which the model is whole, is exact fp32 as that of ResIST.
@@ -195,9 +232,9 @@ def local_sgd_cost(network: NetworkSize, num_workers: int, message_bytes: Messag
     return RoundCost(
         'local_sgd',
         num_workers,
-        paper=2 * num_workers * message_bytes(network.total),
-        wire=_ring(message_bytes(network.total), num_workers),
-        last_wire=_ring(fp32_bytes(network.total), num_workers),
+        paper=2 * num_workers * network.whole.message_bytes(codec),
+        wire=network.whole.average_bytes(num_workers, codec),
+        last_wire=network.whole.average_bytes(num_workers),
         messages=1,
     )
 
@@ -207,12 +244,11 @@ def ddp_cost(network: NetworkSize, num_workers: int, local_iters: int) -> RoundC
 
     The gradients of the whole model are averaged in every iteration, in fp32.
     """
-    nbytes = fp32_bytes(network.total)
-    wire = local_iters * _ring(nbytes, num_workers)
+    wire = local_iters * network.whole.average_bytes(num_workers)
     return RoundCost(
         'ddp',
         num_workers,
-        paper=local_iters * 2 * num_workers * nbytes,
+        paper=local_iters * 2 * num_workers * network.whole.message_bytes(),
         wire=wire,
         last_wire=wire,
         messages=local_iters,
@@ -251,7 +287,7 @@ def gpipe_cost(
             f'micro_batches must be between 1 and the {images} images of a batch, got {micro_batches}'
         )
     cuts = pipeline_cuts(len(network.activations), num_workers)
-    wire = local_iters * images * sum(2 * fp32_bytes(network.activations[cut - 1]) for cut in cuts)
+    wire = local_iters * images * sum(2 * FP32_BYTES * network.activations[cut - 1] for cut in cuts)
     return RoundCost(
         'gpipe',
         num_workers,
@@ -274,12 +310,20 @@ def pipeline_cuts(num_blocks: int, num_parts: int) -> list[int]:
     return [round(part * num_blocks / num_parts) for part in range(1, num_parts)]
 
 
-def _ring(nbytes: float, num_workers: int) -> float:
-    """Bytes that all workers together send in a ring all-reduce."""
-    return 2 * (num_workers - 1) * nbytes
+def _handed_over(network: NetworkSize, plan: ExchangePlan, codec: Codec | None) -> int:
+    """Bytes of the blocks' messages in an exchange."""
+    gathered = [block.message_bytes(codec) for block in network.blocks]
+    if codec is None or not codec.whole_for_new_holders:
+        return plan.total(gathered)
+    delivered = [
+        block.message_bytes(codec if plan.all_have_old_value(number) else None)
+        for number, block in enumerate(network.blocks)
+    ]
+    return plan.total(gathered, delivered)
 
 
-def _held_bytes(assignment: Assignment, shared_bytes: float, block_bytes: Sequence[float]) -> float:
+def _held_bytes(network: NetworkSize, assignment: Assignment, codec: Codec | None) -> int:
     """Bytes of everything that the workers hold."""
-    workers = range(assignment.num_workers)
-    return sum(shared_bytes + sum(block_bytes[block] for block in assignment.blocks(worker)) for worker in workers)
+    held = [block for worker in range(assignment.num_workers) for block in assignment.blocks(worker)]
+    shared = assignment.num_workers * network.shared.message_bytes(codec)
+    return shared + sum(network.blocks[block].message_bytes(codec) for block in held)

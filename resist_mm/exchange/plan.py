@@ -85,6 +85,10 @@ class ExchangePlan:
         """Number of messages."""
         return len(self.gathers) + len(self.deliveries)
 
+    def all_have_old_value(self, block: int) -> bool:
+        """Whether every new holder of a block is an old one too."""
+        return set(self.new.holders(block)) <= set(self.old.holders(block))
+
     def sent(self, worker: int, block_bytes: Sequence[int]) -> int:
         """Bytes that ``worker`` sends, if the message of block b is ``block_bytes[b]`` long."""
         return sum(block_bytes[t.block] for t in self.transfers if t.source == worker)

@@ -8,9 +8,15 @@ from torch import Tensor
 
 from .parcel import Parcel
 
-__all__ = ['ShardedAverage']
+__all__ = ['ShardedAverage', 'shard_bounds']
 
 SHARD_MULTIPLE = 8  # numbers are packed by eight
+
+
+def shard_bounds(numel: int, num_workers: int) -> list[tuple[int, int]]:
+    """Where the shard of each worker begins and ends; the last ones may be shorter, or empty."""
+    size = -(-numel // (num_workers * SHARD_MULTIPLE)) * SHARD_MULTIPLE
+    return [(min(w * size, numel), min((w + 1) * size, numel)) for w in range(num_workers)]
 
 
 class ShardedAverage:
@@ -36,9 +42,7 @@ class ShardedAverage:
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
         if residual is not None:
             parcel.tensor.add_(residual)
-        numel = parcel.tensor.numel()
-        size = -(-numel // (self.num_workers * SHARD_MULTIPLE)) * SHARD_MULTIPLE
-        self.bounds = [(min(w * size, numel), min((w + 1) * size, numel)) for w in range(self.num_workers)]
+        self.bounds = shard_bounds(parcel.tensor.numel(), self.num_workers)
         shards = [parcel.shard(*bounds) for bounds in self.bounds]
         self.mine = shards[self.rank]
         self.shard_bytes = [shard.nbytes if shard.tensor.numel() else 0 for shard in shards]

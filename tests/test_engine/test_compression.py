@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from resist_mm.engine.optimizer_state import OptimizerState
 from resist_mm.engine.worker_rounds import WorkerRounds
 from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import ExchangePlan, build_codec
+from resist_mm.exchange import ExchangePlan, NetworkSize, PartSize, build_codec, local_sgd_cost, resist_cost
 from resist_mm.partition import Assignment, PartitionSampler
 from tests.toy import ToyModel
 from tests.workers import run_workers
@@ -169,3 +169,35 @@ def test_compressed_bytes(exchanged):
         shared = (WORKERS - 1) * (sum(shards) + WORKERS * max(shards))
         expected = plan.num_sends * message + 2 * (WORKERS - 1) * shared_tail + shared
         assert exchanged[index][0][2].total == pytest.approx(expected)
+
+
+def _part_of(params) -> PartSize:
+    return PartSize(sum(p.numel() for p in params if p.dim() > 1), sum(p.numel() for p in params if p.dim() == 1))
+
+
+@pytest.mark.parametrize('index', range(1 + len(CODECS)))
+def test_the_cost_model_says_what_is_really_sent(exchanged, index):
+    worker = _rounds(None).worker
+    blocks = [_part_of(worker.flat_block(b).params) for b in range(worker.num_blocks)]
+    size = NetworkSize(_part_of([p for flat in worker.shared for p in flat.params]), tuple(blocks))
+    codec = build_codec([None, *CODECS][index])
+    assert resist_cost(size, WORKERS, 3, samples=1, codec=codec).wire == exchanged[index][0][2].total
+
+
+def _average_with(codecs: list[dict | None]) -> list[float]:
+    totals = []
+    for codec in codecs:
+        model = ToyModel()
+        state = OptimizerState(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+        rounds = WorkerRounds(WorkerState(model, state, deal_blocks=False), build_codec(codec))
+        everything = Assignment.full(dist.get_world_size(), 0)
+        rounds.begin(everything)
+        totals.append(rounds.exchange(everything, restart_momentum=True, statistics_travel=False).total)
+    return totals
+
+
+def test_the_cost_model_of_local_sgd_says_what_is_really_sent():
+    codecs = [None, *CODECS]
+    size = NetworkSize(_part_of(list(ToyModel().parameters())))
+    expected = [local_sgd_cost(size, 2, build_codec(codec)).wire for codec in codecs]
+    assert run_workers(_average_with, 2, codecs) == [expected] * 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from resist_mm.exchange import ExchangePlan
-from resist_mm.exchange.codec import Quantize
+from resist_mm.exchange.codec import Quantize, TopK
 from resist_mm.exchange.cost import (
     NetworkSize,
+    PartSize,
+    RoundCost,
     Schedule,
     ddp_cost,
     gpipe_cost,
@@ -19,8 +21,8 @@ from resist_mm.partition import Assignment, PartitionSampler
 
 GB = 1e9
 # the CIFAR-100 "ResNet101" of the paper: 41,396,900 parameters
-RESNET101 = NetworkSize(41_396_900 - 22 * 1_180_672, (1_180_672,) * 22)
-SMALL = NetworkSize(100, (10, 20, 30, 40), activations=(7, 5, 3, 2))
+RESNET101 = NetworkSize(PartSize(41_396_900 - 22 * 1_180_672), (PartSize(1_180_672),) * 22)
+SMALL = NetworkSize(PartSize(90, 10), tuple(map(PartSize, (10, 20, 30, 40))), activations=(7, 5, 3, 2))
 
 
 @pytest.mark.parametrize(
@@ -62,26 +64,51 @@ def test_a_mean_over_rounds():
     costs = [resist_cost(RESNET101, 4, 5, samples=samples).wire for samples in (1, 50)]
     sampler = PartitionSampler(22, 4, 5)
     sends = [ExchangePlan.between(sampler.sample(i), sampler.sample(i + 1)).num_sends for i in range(50)]
-    ring = 6 * 4 * RESNET101.shared
+    ring = 6 * 4 * RESNET101.shared.total
     assert costs[0] == ring + 4 * 1_180_672 * sends[0]
     assert costs[1] == pytest.approx(ring + 4 * 1_180_672 * sum(sends) / 50)
 
 
 def test_a_codec_sets_the_size_of_messages():
     codec = Quantize(6)
-    plain, packed = resist_cost(RESNET101, 4), resist_cost(RESNET101, 4, message_bytes=codec.message_bytes)
+    plain, packed = resist_cost(RESNET101, 4), resist_cost(RESNET101, 4, codec=codec)
     ratio = codec.message_bytes(10**6) / (4 * 10**6)
     assert packed.wire == pytest.approx(ratio * plain.wire, rel=1e-3)
     assert packed.paper == pytest.approx(ratio * plain.paper, rel=1e-3)
     assert packed.last_wire == plain.last_wire, 'the whole model is always made in fp32'
-    sgd = local_sgd_cost(RESNET101, 4, codec.message_bytes)
+    sgd = local_sgd_cost(RESNET101, 4, codec)
     assert sgd.wire == pytest.approx(ratio * local_sgd_cost(RESNET101, 4).wire, rel=1e-3)
 
 
-def test_deliveries_may_have_another_size():
-    plan = ExchangePlan.between(*(PartitionSampler(4, 3, 3).sample(i) for i in (0, 1)))
-    cost = resist_cost(SMALL, 3, 3, samples=1, message_bytes=lambda numel: numel, delivered_bytes=lambda n: 4 * n)
-    assert cost.wire == 4 * 100 + plan.total([10, 20, 30, 40], [40, 80, 120, 160])
+def test_norms_and_biases_travel_in_fp32():
+    part = PartSize(weights=800, others=50)
+    assert part.message_bytes(Quantize(4)) == Quantize(4).message_bytes(800) + 200
+    # every worker of two encodes 400 of the weights for the other, and sends its mean of 400
+    assert part.average_bytes(2, Quantize(4)) == 4 * Quantize(4).message_bytes(400) + 2 * 200
+    assert PartSize(0, 50).average_bytes(3, Quantize(4)) == 4 * 200
+
+
+def test_top_k_sends_blocks_whole_only_to_those_who_lack_the_old_value():
+    network = NetworkSize(PartSize(0), (PartSize(800),) * 4)
+    sampler = PartitionSampler(4, 3, 3)
+    plan = ExchangePlan.between(sampler.sample(0), sampler.sample(1))
+    codec = TopK(0.25)
+    whole = [800 * 4 if set(plan.new.holders(b)) - set(plan.old.holders(b)) else 900 for b in range(4)]
+    assert set(whole) == {900, 3200}, 'the case should have both'
+    expected = sum(900 for t in plan.gathers) + sum(whole[t.block] for t in plan.deliveries)
+    assert resist_cost(network, 3, 3, samples=1, codec=codec).wire == expected
+    largest = TopK(0.25, new_holders='largest')
+    assert resist_cost(network, 3, 3, samples=1, codec=largest).wire == 900 * plan.num_sends
+
+
+def test_warm_up_rounds_cost_what_local_sgd_costs():
+    cost = RoundCost('resist', 2, paper=10, wire=5, last_wire=7, messages=1)
+    warmup = RoundCost('local_sgd', 2, paper=100, wire=50, last_wire=50, messages=1)
+    schedule = Schedule(iters_per_epoch=10, epochs=2, local_iters=2, warmup_rounds=4)
+    assert cost.per_run(schedule, warmup) == (4 * 100 + 6 * 10, 4 * 50 + 5 * 5 + 7)
+    assert warmup.per_run(schedule) == (1000, 500)
+    only = Schedule(10, 2, 2, warmup_rounds=20)
+    assert cost.per_run(only, warmup) == (1000, 500)
 
 
 def test_data_parallel_averages_gradients_in_every_iteration():
@@ -136,7 +163,7 @@ def test_totals_of_the_paper_s_run():
 @pytest.mark.parametrize(
     ('call', 'words'),
     [
-        (lambda: resist_cost(NetworkSize(10), 2), 'needs partitioned blocks'),
+        (lambda: resist_cost(NetworkSize(PartSize(10)), 2), 'needs partitioned blocks'),
         (lambda: resist_cost(SMALL, 2, samples=0), 'samples must be at least 1'),
         (lambda: resist_cost(SMALL, 2, min_blocks=5), 'min_blocks=5'),
         (lambda: gpipe_cost(SMALL, 5, 1, 1), '4 blocks cannot be cut into 5 parts'),

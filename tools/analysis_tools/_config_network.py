@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-from resist_mm.exchange.cost import NetworkSize
+from resist_mm.exchange.cost import NetworkSize, PartSize
 from resist_mm.models import PartitionedStage, partitioned_stages
 
 __all__ = ['ConfigRun', 'read_config']
@@ -27,8 +27,7 @@ class ConfigRun:
         length: Number of training images.
         epochs: Passes over the data.
         iters: Iterations of the run, where the config counts those.
-        local_iters: Iterations of a round, from a hook.
-        min_blocks: Least number of partitioned blocks, from a hook.
+        hook: The config of the hook that runs rounds; empty if there is none.
     """
 
     network: NetworkSize
@@ -36,8 +35,7 @@ class ConfigRun:
     length: int | None
     epochs: int | None
     iters: int | None
-    local_iters: int | None
-    min_blocks: int | None
+    hook: dict[str, Any]
 
 
 def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigRun:
@@ -47,38 +45,62 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         path (str): The config file.
         image_size (tuple[int, int], optional): Height and width of the images, for the
             activations. Defaults to None: what the training pipeline resizes to.
+
+    Raises:
+        ValueError: If the file is no config, has no model, or the model cannot be built.
     """
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        with torch.device('meta'):
-            model = MODELS.build(cfg.model)
-    except (NotImplementedError, RuntimeError):  # some modules compute with values when they are built
-        model = MODELS.build(cfg.model)
+        cfg = Config.fromfile(path)
+    except (AttributeError, KeyError, SyntaxError, TypeError) as error:
+        raise ValueError(f'{path} cannot be read as a config: {error}') from None
+    if 'model' not in cfg:
+        raise ValueError(f'{path} has no model, whose parameters are what is to be counted')
     loader = cfg.get('train_dataloader') or {}
     train_cfg = cfg.get('train_cfg') or {}
-    hook: dict[str, Any] = next((hook for hook in cfg.get('custom_hooks', []) if 'local_iters' in hook), {})
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if 'local_iters' in hook]
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    pipelines = [*_pipelines(loader.get('dataset')), preprocessor.get('train_pipeline') or []]
     return ConfigRun(
-        network=network_size(model, image_size or _image_size(loader)),
+        network=network_size(_build(cfg, path), image_size or _image_size(pipelines)),
         batch_size=loader.get('batch_size'),
         length=_length(loader),
         epochs=train_cfg.get('max_epochs'),
         iters=train_cfg.get('max_iters'),
-        local_iters=hook.get('local_iters'),
-        min_blocks=hook.get('min_blocks'),
+        hook=dict(hooks[0]) if hooks else {},
     )
+
+
+def _build(cfg: Config, path: str) -> nn.Module:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    try:
+        try:
+            with torch.device('meta'):
+                return MODELS.build(cfg.model)
+        except (NotImplementedError, RuntimeError):  # some modules compute with values when they are built
+            return MODELS.build(cfg.model)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ValueError(f'the model of {path} cannot be built: {message}') from None
 
 
 def network_size(model: nn.Module, image_size: tuple[int, int] | None = None) -> NetworkSize:
     """Count the trainable parameters of a model, and the activations of its backbone's blocks."""
-    blocks = tuple(
-        sum(p.numel() for p in stage.block_parameters(number))
+    blocks = [
+        stage.block_parameters(number)
         for stage in partitioned_stages(model).values()
         for number in range(stage.num_partitioned)
-    )
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    ]
+    dealt = {id(p) for block in blocks for p in block}
+    shared = [p for p in model.parameters() if id(p) not in dealt]
     activations = () if image_size is None else _activations(getattr(model, 'backbone', model), image_size)
-    return NetworkSize(trainable - sum(blocks), blocks, activations)
+    return NetworkSize(_part_size(shared), tuple(map(_part_size, blocks)), activations)
+
+
+def _part_size(params: Iterable[nn.Parameter]) -> PartSize:
+    """Codecs compress what has more than one dimension; frozen parameters are not sent."""
+    trainable = [p for p in params if p.requires_grad]
+    weights = sum(p.numel() for p in trainable if p.dim() > 1)
+    return PartSize(weights, sum(p.numel() for p in trainable) - weights)
 
 
 def _activations(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int, ...]:
@@ -107,25 +129,26 @@ def _activations(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int,
     return tuple(numels)
 
 
-def _image_size(loader: ConfigDict) -> tuple[int, int] | None:
+def _image_size(pipelines: Iterable[Any]) -> tuple[int, int] | None:
     """The size that the training pipeline makes images of, taken as height and width."""
     size = None
-    for transform in _transforms(loader.get('dataset') or {}):
+    for transform in (t for pipeline in pipelines for t in pipeline if isinstance(t, dict)):
         scale = next((transform[key] for key in ('crop_size', 'scale', 'size') if key in transform), None)
-        if isinstance(scale, int):
+        if isinstance(scale, int) and not isinstance(scale, bool):
             size = (scale, scale)
         elif isinstance(scale, list | tuple) and len(scale) == 2 and all(isinstance(n, int) for n in scale):
-            size = (scale[1], scale[0])  # mmcv writes (width, height)
+            # mmcv writes (width, height), torchvision's "size" is (height, width)
+            size = tuple(scale) if scale is transform.get('size') else (scale[1], scale[0])
     return size
 
 
-def _transforms(dataset: Any) -> Iterator[Any]:
-    """All transforms of a data set's config, those of data sets inside it too."""
+def _pipelines(dataset: Any) -> Iterator[Any]:
+    """The pipelines of a data set's config, those of data sets inside it too."""
     if not isinstance(dataset, dict):
         return
     for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
-        yield from _transforms(inner)
-    yield from (t for t in dataset.get('pipeline') or [] if isinstance(t, dict))
+        yield from _pipelines(inner)
+    yield dataset.get('pipeline') or []
 
 
 def _length(loader: ConfigDict) -> int | None:

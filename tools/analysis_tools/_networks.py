@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from resist_mm.exchange.cost import NetworkSize
+from resist_mm.exchange.cost import NetworkSize, PartSize
 
 __all__ = ['ARCHITECTURES', 'CODECS', 'DATASETS', 'Architecture', 'DataSet', 'build_classifier']
 
@@ -23,6 +23,7 @@ class DataSet:
         local_iters: Iterations of a round.
         min_blocks: Least number of partitioned blocks of a worker.
         epochs: Passes over the data of two workers, and of more.
+        warmup_rounds: Rounds of local SGD before ResIST begins.
     """
 
     classes: int
@@ -32,12 +33,13 @@ class DataSet:
     local_iters: int
     min_blocks: int
     epochs: tuple[int, int]
+    warmup_rounds: int = 0
 
 
 DATASETS = dict(
     cifar10=DataSet(10, 50_000, 32, 128, 50, 5, (80, 160)),
     cifar100=DataSet(100, 50_000, 32, 128, 50, 5, (80, 160)),
-    imagenet=DataSet(1000, 1_281_167, 224, 256, 20, 10, (90, 90)),
+    imagenet=DataSet(1000, 1_281_167, 224, 256, 20, 10, (90, 90), 3150),
 )
 
 
@@ -58,13 +60,18 @@ class Architecture:
     base_channels: int = 64
     dataset: str = 'cifar100'
 
-    def size(self, classes: int, image_size: int) -> NetworkSize:
-        """Numbers of parameters and activations, worked out without torch."""
-        channels, pixels = self.base_channels, image_size
-        shared = (9 if self.preact else 49) * 3 * channels
+    def size(self, classes: int, image_size: tuple[int, int]) -> NetworkSize:
+        """Numbers of parameters and activations, worked out without building it.
+
+        Args:
+            classes (int): Number of classes.
+            image_size (tuple[int, int]): Height and width.
+        """
+        channels, (height, width) = self.base_channels, image_size
+        shared = PartSize((9 if self.preact else 49) * 3 * channels)
         if not self.preact:
-            shared += 2 * channels
-            pixels = image_size // 4
+            shared += PartSize(0, 2 * channels)
+            height, width = (_halved(_halved(length)) for length in image_size)
         blocks, activations = [], []
         for stage, number, planes, stride in self._blocks():
             params, out = self._block_params(channels, planes, stride)
@@ -72,9 +79,11 @@ class Architecture:
                 blocks.append(params)
             else:
                 shared += params
-            channels, pixels = out, -(-pixels // stride)
-            activations.append(channels * pixels**2)
-        return NetworkSize(shared + channels * classes + classes, tuple(blocks), tuple(activations))
+            channels = out
+            if stride == 2:
+                height, width = _halved(height), _halved(width)
+            activations.append(channels * height * width)
+        return NetworkSize(shared + PartSize(channels * classes, classes), tuple(blocks), tuple(activations))
 
     def _blocks(self) -> Iterator[tuple[int, int, int, int]]:
         for stage, num_blocks in enumerate(self.stage_blocks):
@@ -82,16 +91,20 @@ class Architecture:
                 stride = 2 if stage > 0 and number == 0 else 1
                 yield stage, number, self.base_channels * 2**stage, stride
 
-    def _block_params(self, channels: int, planes: int, stride: int) -> tuple[int, int]:
+    def _block_params(self, channels: int, planes: int, stride: int) -> tuple[PartSize, int]:
         """Number of parameters of a block, and of its output's channels."""
         out = planes if self.preact else 4 * planes
         projected = stride != 1 or channels != out
         if self.preact:  # norm, 3x3, norm, 3x3; the shortcut has no norm
-            params = 2 * channels + 9 * channels * planes + 2 * planes + 9 * planes**2
-            return params + projected * channels * out, out
-        convs = channels * planes + 9 * planes**2 + planes * out
-        norms = 2 * planes + 2 * planes + 2 * out
-        return convs + norms + projected * (channels * out + 2 * out), out
+            convs = 9 * channels * planes + 9 * planes**2 + projected * channels * out
+            return PartSize(convs, 2 * channels + 2 * planes), out
+        convs = channels * planes + 9 * planes**2 + planes * out + projected * channels * out
+        return PartSize(convs, 4 * planes + 2 * out + projected * 2 * out), out
+
+
+def _halved(length: int) -> int:
+    """What a padded convolution or pooling of stride 2 leaves of a length."""
+    return (length + 1) // 2
 
 
 CODECS: dict[str, dict | None] = dict(

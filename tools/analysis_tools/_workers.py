@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import _light_import
 import torch
 import torch.distributed as dist
 from _clone import ROOT
@@ -59,7 +58,7 @@ def run_workers(
     """Call a function in so many processes and return their results, by rank.
 
     Each computes with one thread. The processes are forked from a server that has
-    imported the function's module, and resist_mm, once; this process need not.
+    imported the function's module once; this process need not.
 
     Args:
         function (str): 'module.function', of a module in this folder.
@@ -76,7 +75,7 @@ def run_workers(
     paths = [str(ROOT), str(Path(__file__).parent), os.environ.get('PYTHONPATH')]
     os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, paths)), OMP_NUM_THREADS='1')
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['resist_mm', function.partition('.')[0]])
+    context.set_forkserver_preload([function.partition('.')[0]])
     processes: list[Any] = []
     pipes: list[Connection] = []
     try:
@@ -122,7 +121,6 @@ def _worker(function: str, place: tuple, pipe: Connection, args: tuple) -> None:
         dist.init_process_group(
             backend, init_method=rendezvous, rank=rank, world_size=num_workers, timeout=TIMEOUT
         )
-        _light_import.import_all()
         module, _, name = function.partition('.')
         result = getattr(import_module(module), name)(*args)
         dist.barrier()

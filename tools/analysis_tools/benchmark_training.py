@@ -23,7 +23,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-import _light_import  # noqa: F401  before anything of resist_mm
+import _clone  # noqa: F401
 from _networks import ARCHITECTURES
 from _shaped_links import shaped_links
 from _workers import add_worker_arguments, backend_of, describe_machine, run_workers

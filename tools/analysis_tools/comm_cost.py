@@ -16,25 +16,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import _light_import  # before anything of resist_mm
+import _clone  # noqa: F401
 from _networks import ARCHITECTURES, CODECS, DATASETS
 
-from resist_mm.exchange.cost import (
-    DEFAULT_SAMPLES,
-    MessageBytes,
+from resist_mm.exchange import (
+    Codec,
     NetworkSize,
     RoundCost,
     Schedule,
+    build_codec,
     ddp_cost,
-    fp32_bytes,
     gpipe_cost,
     local_sgd_cost,
     resist_cost,
 )
+from resist_mm.exchange.cost import DEFAULT_SAMPLES
 
 GB = 1e9
 NAMES = dict(resist='ResIST', local_sgd='local SGD', ddp='data-parallel', gpipe='GPipe')
@@ -53,26 +54,34 @@ class Run:
         length: Number of training images.
         epochs: Passes over the data, of two workers and of more.
         iters: Iterations of the run, instead of length and epochs.
+        warmup_rounds: Rounds of local SGD before ResIST begins.
+        codecs: Configs of codecs, by the names that the output shows.
+        notes: What the figures leave out.
     """
 
     title: str
     network: NetworkSize
-    batch_size: int
+    batch_size: int | None
     local_iters: int
     min_blocks: int | None
     length: int | None
     epochs: tuple[float, float] | None
     iters: int | None = None
+    warmup_rounds: int = 0
+    codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
+    notes: tuple[str, ...] = ()
 
     def schedule(self, num_workers: int) -> Schedule | None:
         """How long the run is with so many workers."""
+        length, batch = self.length, self.batch_size
         if self.iters is not None:
-            per_epoch = self.iters if self.length is None else self.length / (num_workers * self.batch_size)
-            return Schedule(per_epoch, self.iters / per_epoch, self.local_iters)
-        if self.length is None or self.epochs is None:
+            known = length is not None and batch is not None
+            per_epoch = length / (num_workers * batch) if known else self.iters  # type: ignore[operator]
+            return Schedule(per_epoch, self.iters / per_epoch, self.local_iters, self.warmup_rounds)
+        if length is None or self.epochs is None or batch is None:
             return None
         epochs = self.epochs[0] if num_workers <= 2 else self.epochs[1]
-        return Schedule.of_data(self.length, self.batch_size, num_workers, epochs, self.local_iters)
+        return Schedule.of_data(length, batch, num_workers, epochs, self.local_iters, self.warmup_rounds)
 
 
 def parse_args() -> argparse.Namespace:
@@ -95,8 +104,7 @@ def parse_args() -> argparse.Namespace:
         '--codec',
         nargs='+',
         choices=list(CODECS),
-        default=['none'],
-        help='how ResIST and local SGD compress; one figure for each',
+        help='how ResIST and local SGD compress; one figure for each; default: none, or that of the config',
     )
     parser.add_argument('--micro-batches', type=int, help="of GPipe's batch; default: 4 for each worker")
     parser.add_argument('--image-size', type=int, nargs=2, metavar=('H', 'W'), help='default: of the data set')
@@ -109,6 +117,11 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--blocks-per-worker needs one number for each of --workers {args.workers}')
     if min(args.workers) < 1:
         parser.error(f'--workers counts from 1, got {args.workers}')
+    for name in ('num_images', 'local_iters', 'epochs', 'batch_size', 'samples'):
+        if (given := getattr(args, name)) is not None and given <= 0:
+            parser.error(f'--{name.replace("_", "-")} must be above 0, got {given}')
+    if args.image_size and min(args.image_size) < 1:
+        parser.error(f'--image-size must be above 0, got {args.image_size}')
     return args
 
 
@@ -117,7 +130,7 @@ def named_run(args: argparse.Namespace) -> Run:
     arch = ARCHITECTURES[args.arch]
     name = args.dataset or arch.dataset
     data = DATASETS[name]
-    size = arch.size(data.classes, args.image_size[0] if args.image_size else data.image_size)
+    size = arch.size(data.classes, tuple(args.image_size or (data.image_size, data.image_size)))
     return Run(
         f'{args.arch}, {name}',
         size,
@@ -126,65 +139,97 @@ def named_run(args: argparse.Namespace) -> Run:
         min(data.min_blocks, len(size.blocks)),
         data.length,
         data.epochs,
+        warmup_rounds=data.warmup_rounds,
     )
 
 
 def config_run(args: argparse.Namespace) -> Run:
-    """The run of a config file; what it does not say is that of CIFAR, or not known."""
+    """The run of a config file.
+
+    Raises:
+        ValueError: If the file is no config of a model, or nobody says how long a round is.
+    """
     with redirect_stdout(sys.stderr):  # some of what a config imports prints
-        _light_import.import_all()
         from _config_network import read_config
 
         found = read_config(args.config, tuple(args.image_size) if args.image_size else None)
+    hook = found.hook
+    local_iters = args.local_iters or hook.get('local_iters')
+    if local_iters is None:
+        raise ValueError(
+            f'{args.config} has no custom_hooks with local_iters, so the length of a round is not known: '
+            'give --local-iters'
+        )
+    notes = []
+    if found.batch_size is None and args.batch_size is None:
+        notes.append('the batch of a worker is not known: give --batch-size')
+    if hook.get('momentum_restart_interval', 1) != 1:
+        notes.append(
+            f'not counted: momentum_restart_interval={hook["momentum_restart_interval"]}, so optimizer state '
+            'travels with the parameters (with SGD, as much again, in fp32)'
+        )
     return Run(
         args.config,
         found.network,
-        found.batch_size or 1,
-        found.local_iters or 50,
-        found.min_blocks,
+        found.batch_size,
+        local_iters,
+        hook.get('min_blocks'),
         DATASETS[args.dataset].length if args.dataset else found.length,
         None if found.epochs is None else (found.epochs, found.epochs),
         found.iters,
+        hook.get('warmup_rounds', 0),
+        {codec_name(hook.get('codec')): hook.get('codec')},
+        tuple(notes),
     )
 
 
-def message_bytes(codec: str) -> tuple[MessageBytes, MessageBytes]:
-    """Message sizes of a codec: in general, and of a block for a worker that has no old value of it."""
-    if codec == 'none':
-        return fp32_bytes, fp32_bytes
-    from resist_mm.exchange.codec import TopK, build_codec
-
-    built = build_codec(CODECS[codec])
-    assert built is not None
-    return built.message_bytes, fp32_bytes if isinstance(
-        built, TopK
-    ) and built.new_holders == 'whole' else built.message_bytes
+def codec_name(cfg: dict | None) -> str:
+    """The short name of a codec's config, or its type."""
+    known = (name for name, known in CODECS.items() if known == cfg)
+    return next(known, cfg['type'] if cfg else 'none')
 
 
-def costs_of(
-    run: Run, num_workers: int, blocks: int | None, args: argparse.Namespace
-) -> list[tuple[str, RoundCost]]:
-    """The costs of a round with so many workers, by codec and protocol."""
-    costs = []
+def run_of(args: argparse.Namespace) -> Run:
+    """The run to be counted, with what the command line says otherwise."""
+    run = named_run(args) if args.config is None else config_run(args)
+    given = {key: getattr(args, key) for key in ('batch_size', 'local_iters', 'min_blocks')}
+    run = replace(run, **{key: value for key, value in given.items() if value is not None})
+    if args.codec is not None:
+        run = replace(run, codecs={name: CODECS[name] for name in args.codec})
+    if args.num_images is not None:
+        run = replace(run, length=args.num_images)
+    if args.epochs is not None:
+        run = replace(run, epochs=(args.epochs, args.epochs), iters=None)
+    return run
+
+
+def rows_of(run: Run, num_workers: int, blocks: int | None, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a run costs with so many workers, by protocol and codec.
+
+    Raises:
+        ValueError: If the blocks cannot be dealt out like that.
+    """
     if blocks is not None and num_workers * blocks < len(run.network.blocks):
         raise ValueError(
             f'--blocks-per-worker {blocks}: {num_workers} workers cannot hold {len(run.network.blocks)} blocks'
         )
+    codecs: dict[str, Codec | None] = {name: build_codec(cfg) for name, cfg in run.codecs.items()}
+    local_sgd = {name: local_sgd_cost(run.network, num_workers, codec) for name, codec in codecs.items()}
+    rows = []
     if run.network.blocks:
-        for codec in args.codec:
-            size, delivered = message_bytes(codec)
-            least = run.min_blocks if blocks is None else blocks
-            cost = resist_cost(run.network, num_workers, least, args.samples, args.seed, size, delivered)
-            costs.append((codec, cost))
-    costs += [(codec, local_sgd_cost(run.network, num_workers, message_bytes(codec)[0])) for codec in args.codec]
-    costs.append(('none', ddp_cost(run.network, num_workers, run.local_iters)))
-    if len(run.network.activations) >= num_workers:
+        least = run.min_blocks if blocks is None else blocks
+        for name, codec in codecs.items():
+            cost = resist_cost(run.network, num_workers, least, args.samples, args.seed, codec)
+            rows.append(as_row(run, name, cost, local_sgd[name]))
+    rows += [as_row(run, name, cost) for name, cost in local_sgd.items()]
+    rows.append(as_row(run, 'none', ddp_cost(run.network, num_workers, run.local_iters)))
+    if len(run.network.activations) >= num_workers and run.batch_size is not None:
         cost = gpipe_cost(run.network, num_workers, run.local_iters, run.batch_size, args.micro_batches)
-        costs.append(('none', cost))
-    return costs
+        rows.append(as_row(run, 'none', cost))
+    return rows
 
 
-def as_row(run: Run, codec: str, cost: RoundCost) -> dict[str, Any]:
+def as_row(run: Run, codec: str, cost: RoundCost, warmup: RoundCost | None = None) -> dict[str, Any]:
     """One object of the output."""
     schedule = run.schedule(cost.num_workers)
     row: dict[str, Any] = dict(
@@ -195,8 +240,8 @@ def as_row(run: Run, codec: str, cost: RoundCost) -> dict[str, Any]:
         wire_gb_per_round=cost.wire / GB,
     )
     amounts = dict(
-        epoch=cost.per_epoch(schedule) if schedule and run.length is not None else None,
-        run=cost.per_run(schedule) if schedule else None,
+        epoch=cost.per_epoch(schedule, warmup) if schedule and run.length is not None else None,
+        run=cost.per_run(schedule, warmup) if schedule else None,
     )
     for unit, amount in amounts.items():
         for i, counting in enumerate(('paper', 'wire')):
@@ -207,6 +252,7 @@ def as_row(run: Run, codec: str, cost: RoundCost) -> dict[str, Any]:
         local_iters=run.local_iters,
         batch_size=run.batch_size,
         rounds=schedule.rounds if schedule else None,
+        warmup_rounds=run.warmup_rounds if warmup else 0,
     )
     return row
 
@@ -214,9 +260,12 @@ def as_row(run: Run, codec: str, cost: RoundCost) -> dict[str, Any]:
 def print_table(run: Run, rows: list[dict[str, Any]]) -> None:
     """Print the costs, both ways of counting named."""
     network = run.network
+    blocks = sum(block.total for block in network.blocks)
+    batch = 'unknown batch' if run.batch_size is None else f'batch {run.batch_size} a worker'
+    warmup = f', {run.warmup_rounds} rounds of warm-up' if run.warmup_rounds else ''
     print(
-        f'{run.title}: {network.total:,} parameters, {len(network.blocks)} partitioned blocks of '
-        f'{sum(network.blocks):,} together; {run.local_iters} iterations a round, batch {run.batch_size} a worker'
+        f'{run.title}: {network.whole.total:,} parameters, {len(network.blocks)} partitioned blocks of '
+        f'{blocks:,} together; {run.local_iters} iterations a round, {batch}{warmup}'
     )
     print('GB (decimal), all workers together')
     print('paper: everything held, uploaded and downloaded (Table 1); wire: every byte sent, once\n')
@@ -226,27 +275,23 @@ def print_table(run: Run, rows: list[dict[str, Any]]) -> None:
         figures = [row[f'{way}_gb_per_{unit}'] for way in ('paper', 'wire') for unit in ('round', 'epoch', 'run')]
         cells = ''.join(f'{"?" if figure is None else f"{figure:.4f}":>12}' for figure in figures)
         print(f'{NAMES[row["protocol"]]:15}{row["workers"]:>4}  {row["codec"]:9}{cells}')
-    if any(row['paper_gb_per_epoch'] is None for row in rows):
+    if run.length is None:
         print("\n?: the data set's files are not here to be counted: give --num-images or --dataset")
-    if not run.network.activations:
-        print('\nGPipe is left out: the size of the images is not known (--image-size), or the blocks are not')
+    for note in run.notes:
+        print(f'\n{note}')
+    if not any(row['protocol'] == 'gpipe' for row in rows):
+        print('\nGPipe is left out: it needs the size of the images (--image-size), the batch, and enough blocks')
 
 
 def main() -> None:
     """Count, and print."""
     args = parse_args()
     try:
-        run = named_run(args) if args.config is None else config_run(args)
-        given = {key: getattr(args, key) for key in ('batch_size', 'local_iters', 'min_blocks')}
-        run = replace(run, **{key: value for key, value in given.items() if value is not None})
-        if args.num_images is not None:
-            run = replace(run, length=args.num_images)
-        if args.epochs is not None:
-            run = replace(run, epochs=(args.epochs, args.epochs), iters=None)
+        run = run_of(args)
         rows = []
         for i, num_workers in enumerate(args.workers):
             blocks = args.blocks_per_worker[i] if args.blocks_per_worker else None
-            rows += [as_row(run, codec, cost) for codec, cost in costs_of(run, num_workers, blocks, args)]
+            rows += rows_of(run, num_workers, blocks, args)
     except (OSError, ValueError) as error:
         sys.exit(f'comm_cost.py: {error}')
     if args.plot:

@@ -12,7 +12,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-import resist_mm  # noqa: F401
 from resist_mm.models.backbones import PreActResNet
 from resist_mm.models.wrappers import LocalModel
 

@@ -24,7 +24,9 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     once. An exception in one of them fails the test, with its traceback.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torch', 'mmengine.runner', 'resist_mm', 'tests.toy'])
+    context.set_forkserver_preload(
+        ['torch', 'mmengine.runner', 'resist_mm.engine', 'resist_mm.models', 'tests.toy']
+    )
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()
         processes = [

@@ -19,7 +19,6 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import resist_mm  # noqa: F401
 from resist_mm.registry import MODELS
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-import resist_mm  # noqa: F401
 from resist_mm.datasets import CIFAR10, CIFAR100, ImageFolder, ImageNet, ImageNetV2, ImageSet, collate
 from resist_mm.registry import DATASETS
 from tests import generated_sets

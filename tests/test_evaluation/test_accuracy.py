@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.evaluator import Evaluator
 
-import resist_mm  # noqa: F401
 from resist_mm.evaluation import Accuracy
 from tests.workers import run_workers
 

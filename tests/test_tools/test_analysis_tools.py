@@ -242,17 +242,24 @@ def test_benchmark_training_measures_all_protocols(tmp_path):
     found = json.loads(
         run_tool(
             'analysis_tools/benchmark_training.py',
-            *TINY, '--local-iters', 4, '--timed-iters', 2, '--compared-iters', 1, '--json', '--plot', picture,
+            *TINY, '--local-iters', 4, '--timed-iters', 2, '--compared-iters', 1, '--min-blocks', 4,
+            '--bf16', '--channels-last', '--json', '--plot', picture,
         )
     )  # fmt: skip
+    assert [found[key] for key in ('min_blocks', 'bf16', 'channels_last', 'compared_iters')] == [4, True, True, 1]
+    assert set(found['ratios']) == {'resist/local_sgd', 'local_sgd/ddp', 'resist/ddp'}
+    for of in found['protocols'].values():
+        assert of['seconds'] == pytest.approx(8 * (of['compute_sec_per_iter'] + of['exchange_sec_per_iter']))
     assert set(found['protocols']) == {'ddp', 'local_sgd', 'resist'}
     memory = {protocol: of['memory'] for protocol, of in found['protocols'].items()}
     whole = 4 * NETWORK_PARAMS
     for protocol in ('ddp', 'local_sgd'):
         assert [memory[protocol][key] for key in ('parameters', 'gradients', 'optimizer')] == [whole] * 3
-    # a worker of two keeps five of the six blocks, and nothing of the sixth
+    # every worker keeps four of the six blocks, and nothing of the others
     resident = {memory['resist'][key] for key in ('parameters', 'gradients', 'optimizer')}
-    assert resident == {whole - TINY_BLOCK_BYTES}
+    assert resident == {whole - 2 * TINY_BLOCK_BYTES}
+    # one block comes to be averaged
+    assert 0 < memory['resist']['buffers'] <= 3 * TINY_BLOCK_BYTES
     assert memory['resist']['activations'] < memory['local_sgd']['activations']
     assert found['protocols']['local_sgd']['bytes_per_round'] == pytest.approx(2 * whole)
     assert found['protocols']['ddp']['bytes_per_round'] == pytest.approx(4 * 2 * whole)
@@ -269,24 +276,54 @@ def test_without_the_commands_for_links_the_message_names_them(script, tmp_path)
     assert 'Traceback' not in result.stdout
 
 
+@pytest.mark.parametrize('args', [('--rounds', 0), ('--workers', 1)])
+def test_benchmark_exchange_says_what_is_wrong(args):
+    result = start_tool('analysis_tools/benchmark_exchange.py', *TINY, *args)
+    assert result.returncode == 2
+    assert f'{args[0]} must be at least' in result.stdout
+
+
+def test_bytes_that_are_not_the_plan_s_are_an_error(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from benchmark_exchange import check_bytes
+
+    check_bytes('resist', [10.0, 20.0], [10, None])
+    with pytest.raises(RuntimeError, match=r'resist: the workers sent 20\.0 bytes, the plan says 30'):
+        check_bytes('resist', [10.0, 20.0], [10, 30])
+
+
 @pytest.mark.skipif(link_tools_missing(), reason='needs root, ip and tc')
-def test_links_are_removed_also_after_ctrl_c():
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_links_are_removed_also_after_ctrl_c_and_with_the_terminal(number):
     before = network_state()
     command = [sys.executable, str(FOLDER / 'benchmark_exchange.py'), '--arch', 'preact_tiny', '--workers', '2']
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    script = subprocess.Popen([*command, '--rounds', '100000', '--link', '1gbit'], cwd=ROOT, env=env)
+    script = subprocess.Popen(
+        [*command, '--rounds', '100000', '--link', '1gbit'], cwd=ROOT, env=env, start_new_session=True
+    )
+    made = []
     try:
         deadline = time.monotonic() + 600
-        while network_state() == before and script.poll() is None and time.monotonic() < deadline:
+        while len(made) < 2 and script.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
-        made = network_state()
-        script.send_signal(signal.SIGINT)
+            made = [name for name in namespaces(f'rm{script.pid}') if processes_in(name)]
+        os.killpg(script.pid, number)  # as a terminal does: to the workers, too
         script.wait(timeout=120)
     finally:
-        script.kill()
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)
         script.wait()
-    assert made != before, 'no namespace was made'
+    assert len(made) == 2, 'no worker came to its namespace'
     assert network_state() == before
+
+
+def namespaces(prefix):
+    out = subprocess.run(['ip', 'netns', 'list'], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in out.splitlines() if line.startswith(prefix)]
+
+
+def processes_in(namespace):
+    return subprocess.run(['ip', 'netns', 'pids', namespace], capture_output=True, text=True, check=False).stdout
 
 
 def network_state():

@@ -133,12 +133,13 @@ def _image_size(pipelines: Iterable[Any]) -> tuple[int, int] | None:
     """The size that the training pipeline makes images of, taken as height and width."""
     size = None
     for transform in (t for pipeline in pipelines for t in pipeline if isinstance(t, dict)):
-        scale = next((transform[key] for key in ('crop_size', 'scale', 'size') if key in transform), None)
+        key = next((key for key in ('crop_size', 'scale', 'size') if key in transform), '')
+        scale = transform.get(key)
         if isinstance(scale, int) and not isinstance(scale, bool):
             size = (scale, scale)
         elif isinstance(scale, list | tuple) and len(scale) == 2 and all(isinstance(n, int) for n in scale):
             # mmcv writes (width, height), torchvision's "size" is (height, width)
-            size = tuple(scale) if scale is transform.get('size') else (scale[1], scale[0])
+            size = (scale[0], scale[1]) if key == 'size' else (scale[1], scale[0])
     return size
 
 

@@ -21,10 +21,13 @@ from resist_mm.partition import Assignment, PartitionSampler
 __all__ = ['Averager', 'Exchange', 'LocalSGD', 'PaperProtocol', 'ResIST', 'make_rounds']
 
 
-def make_rounds(model: nn.Module, codec: dict | None = None, lr: float = 0.1) -> WorkerRounds:
-    """This project's engine around a model, with SGD and momentum."""
+def make_rounds(
+    model: nn.Module, codec: dict | None = None, lr: float = 0.1, deal_blocks: bool = True
+) -> WorkerRounds:
+    """This project's engine around a model, with SGD and momentum; local SGD deals no blocks."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    return WorkerRounds(WorkerState(model, OptimizerState(OptimWrapper(optimizer))), build_codec(codec))
+    worker = WorkerState(model, OptimizerState(OptimWrapper(optimizer)), deal_blocks)
+    return WorkerRounds(worker, build_codec(codec))
 
 
 class Exchange:
@@ -43,11 +46,11 @@ class Exchange:
         self.places = [(stage, number) for stage in self.stages for number in range(stage.num_partitioned)]
 
     def run(self, index: int) -> float:
-        """End round ``index`` and enter the next; returns the bytes that all workers together sent."""
+        """End round ``index`` and enter the next; returns the bytes that this worker sent."""
         raise NotImplementedError
 
     def planned_bytes(self, index: int) -> float | None:
-        """The bytes that the exchange plan says; None where the protocol follows no plan."""
+        """The bytes of all workers that the plan says; None where the protocol follows no plan."""
         return None
 
     def held(self, index: int) -> Sequence[int]:
@@ -80,20 +83,22 @@ class Exchange:
 class LocalSGD(Exchange):
     """Local SGD on this project's engine."""
 
+    deal_blocks = False
+
     def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
         super().__init__(model, sampler, codec)
-        self.rounds = make_rounds(model, codec)
+        self.rounds = make_rounds(model, codec, deal_blocks=self.deal_blocks)
         self.buffers = 0
         self.rounds.begin(self.assign(0))
 
     def assign(self, index: int) -> Assignment:
         """Who holds what in a round."""
-        return Assignment.full(self.num_workers, len(self.places))
+        return Assignment.full(self.num_workers, num_blocks=0)
 
     def run(self, index: int) -> float:
         traffic = self.rounds.exchange(self.assign(index + 1), restart_momentum=True, statistics_travel=False)
         self.buffers = max(self.buffers, traffic.buffers)
-        return traffic.total
+        return traffic.sent
 
     def planned_bytes(self, index: int) -> float | None:
         shared, blocks = self._sizes()
@@ -107,6 +112,8 @@ class LocalSGD(Exchange):
 
 class ResIST(LocalSGD):
     """ResIST on this project's engine."""
+
+    deal_blocks = True
 
     def assign(self, index: int) -> Assignment:
         return self.sampler.sample(index)
@@ -137,13 +144,14 @@ class PaperProtocol(Exchange):
         for p in self.shared_params():
             dist.all_reduce(p.data)
             p.data.div_(self.num_workers)
-            sent += self.num_workers * all_reduce_bytes(p.data.nbytes, self.num_workers)
+            sent += all_reduce_bytes(p.data.nbytes, self.num_workers)
         old, new = self.sampler.sample(index), self.sampler.sample(index + 1)
         for block in range(len(self.places)):
             sent += self._hand_over(block, old.holders(block), new.holders(block))
         return sent
 
     def _hand_over(self, block: int, old: Sequence[int], new: Sequence[int]) -> float:
+        """Aggregate and hand over a block; the bytes are what a tree of messages has to send, worked out."""
         params = self.block_params(block)
         nbytes = sum(p.data.nbytes for p in params)
         source = old[0]
@@ -160,7 +168,9 @@ class PaperProtocol(Exchange):
             for p in params if self.rank in members else []:
                 dist.broadcast(p.data, src=source, group=group)
             self._destroy(group)
-        return (len(old) - 1 + len(members) - 1) * nbytes
+        if self.rank == source:
+            return (len(members) - 1) * nbytes
+        return nbytes if self.rank in old else 0
 
     @staticmethod
     def _destroy(group: dist.ProcessGroup) -> None:
@@ -188,4 +198,4 @@ class Averager(Exchange):
     def run(self, index: int) -> float:
         self.averager.average_parameters(self.model.parameters())
         nbytes = sum(p.nbytes for p in self.model.parameters())
-        return self.num_workers * all_reduce_bytes(nbytes, self.num_workers)
+        return all_reduce_bytes(nbytes, self.num_workers)

@@ -64,7 +64,7 @@ def check_links(rate: str) -> None:
 def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
     """Make a namespace with a shaped link for each worker; remove them all at the end.
 
-    The end may also be an exception, Ctrl-C or a polite kill.
+    The end may also be an exception, Ctrl-C, a closed terminal or a polite kill.
 
     Args:
         num_workers (int): Number of workers.
@@ -77,7 +77,7 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
     check_links(rate)
     tag = f'rm{os.getpid()}'
     links = [Link(f'{tag}w{worker}', f'10.77.0.{worker + 1}') for worker in range(num_workers)]
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         _run('ip', 'link', 'add', f'{tag}br', 'type', 'bridge')
         _run('ip', 'link', 'set', f'{tag}br', 'up')
@@ -85,14 +85,16 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
             _make(link, f'{tag}v{worker}', f'{tag}br', rate)
         yield links
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+        # a second Ctrl-C must not leave half of it
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         for worker, link in enumerate(links):
             _run('ip', 'link', 'del', f'{tag}v{worker}', check=False)
             _run('ip', 'netns', 'del', link.namespace, check=False)
         _run('ip', 'link', 'del', f'{tag}br', check=False)
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def enter_namespace(link: Link) -> None:

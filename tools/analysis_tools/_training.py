@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from resist_mm.exchange import all_reduce_bytes
+from resist_mm.exchange import Traffic, all_reduce_bytes
 from resist_mm.partition import Assignment, PartitionSampler
 
 __all__ = ['compare_iterations', 'train']
 
 LR = 1e-3
-COMPUTE_ITERS = 5  # without exchange, to know what of an iteration of DDP is compute
 
 
 class Trainee:
@@ -36,9 +35,10 @@ class Trainee:
 
     Args:
         args (argparse.Namespace): Of the script.
+        deal_blocks (bool): Whether blocks are dealt out; if not, the whole model is shared.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, deal_blocks: bool = True) -> None:
         self.args = args
         self.device = device_of(args.device, dist.get_rank())
         data = DATASETS[ARCHITECTURES[args.arch].dataset]
@@ -46,7 +46,7 @@ class Trainee:
         self.layout = torch.channels_last if args.channels_last else torch.contiguous_format
         self.model: nn.Module = build_classifier(args.arch, data.classes)
         self.model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        self.rounds = make_rounds(self.model, lr=LR)
+        self.rounds = make_rounds(self.model, lr=LR, deal_blocks=deal_blocks)
         self.optimizer = self.rounds.worker.optimizer_state.optimizers[0]
         generator = torch.Generator().manual_seed(dist.get_rank())
         size = (args.batch_size, 3, data.image_size, data.image_size)
@@ -62,17 +62,17 @@ class Trainee:
         loss.backward()
         self.optimizer.step()
 
-    def timed(self, action: Callable[[], Any]) -> float:
-        """Seconds of something that all workers do at the same time."""
+    def timed(self, action: Callable[[], Any]) -> tuple[float, float]:
+        """Wall and processor seconds of something that all workers do at the same time."""
         self.synchronize()
         dist.barrier()
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         action()
         self.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - began[0], time.process_time() - began[1]
 
-    def iterations(self, number: int) -> float:
-        """Seconds of so many iterations."""
+    def iterations(self, number: int) -> tuple[float, float]:
+        """Wall and processor seconds of so many iterations."""
 
         def run() -> None:
             for _ in range(number):
@@ -115,65 +115,71 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
     """Train under a protocol: 'ddp', 'local_sgd' or 'resist'.
 
     Returns:
-        dict: For every round, seconds of the iterations that were run
-        (``compute_sec``) and of communication (``exchange_sec``), bytes of all workers
-        together and bytes that left this worker over its link; memory in bytes.
+        dict: For every round: seconds of the iterations that were run without communication
+        (``compute_sec``), of the exchange at the end (``exchange_sec``; DDP: none) or of
+        the iterations with communication (``together_sec``; DDP only), bytes that this worker
+        sent, and bytes that left it over its link. ``memory`` in bytes, the most of all rounds.
     """
     before = _peak_bytes(None)
-    trainee = Trainee(args)
-    run = _train_ddp if protocol == 'ddp' else _train_rounds
-    result = run(args, trainee, protocol)
+    trainee = Trainee(args, deal_blocks=protocol == 'resist')
+    result = _train_ddp(args, trainee) if protocol == 'ddp' else _train_rounds(args, trainee)
     peak = _peak_bytes(trainee.device)
     result['memory']['peak'] = peak - before if trainee.device.type == 'cpu' else peak
     return result
 
 
-def _train_rounds(args: argparse.Namespace, trainee: Trainee, protocol: str) -> dict[str, Any]:
+def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     rounds = trainee.rounds
     num_blocks = rounds.worker.num_blocks
-    sampler = PartitionSampler(num_blocks, rounds.num_workers, args.min_blocks)
+    sampler = PartitionSampler(num_blocks, rounds.num_workers, args.min_blocks) if num_blocks else None
 
     def assign(index: int) -> Assignment:
-        return sampler.sample(index) if protocol == 'resist' else Assignment.full(rounds.num_workers, num_blocks)
+        return sampler.sample(index) if sampler else Assignment.full(rounds.num_workers, num_blocks=0)
 
     rounds.begin(assign(0))
     trainee.iterate()
-    memory = trainee.resident()
-    memory['activations'] = trainee.activations()
-    found: dict[str, list[float]] = dict(compute_sec=[], exchange_sec=[], bytes=[], link_bytes=[])
+    activations = trainee.activations()
+    found: dict[str, list[float]] = {key: [] for key in ('compute_sec', 'exchange_sec', 'sent', 'link_bytes')}
+    memories = [trainee.resident()]
+    buffers = 0
     for index in range(args.rounds):
-        found['compute_sec'].append(trainee.iterations(args.timed_iters))
+        found['compute_sec'].append(trainee.iterations(args.timed_iters)[0])
         sent = sent_on_link() if args.link else 0
-        traffic: list[float] = []
+        traffic: list[Traffic] = []
 
-        def exchange(index: int = index, traffic: list[float] = traffic) -> None:
+        def exchange(index: int = index, traffic: list[Traffic] = traffic) -> None:
             following = assign(index + 1)
-            traffic.append(rounds.exchange(following, restart_momentum=True, statistics_travel=False).total)
+            traffic.append(rounds.exchange(following, restart_momentum=True, statistics_travel=False))
 
-        found['exchange_sec'].append(trainee.timed(exchange))
-        found['bytes'].append(traffic[0])
+        found['exchange_sec'].append(trainee.timed(exchange)[0])
+        found['sent'].append(traffic[0].sent)
         found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
-    return dict(found, memory=memory)
+        buffers = max(buffers, traffic[0].buffers)
+        trainee.iterate()
+        memories.append(trainee.resident())
+    memory = {key: max(memory[key] for memory in memories) for key in memories[0]}
+    return dict(found, memory=dict(memory, activations=activations, buffers=buffers))
 
 
-def _train_ddp(args: argparse.Namespace, trainee: Trainee, protocol: str) -> dict[str, Any]:
-    trainee.model = model = DistributedDataParallel(trainee.model, broadcast_buffers=False)
+def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
+    # gradients live in DDP's buckets: no memory beside them
+    trainee.model = model = DistributedDataParallel(
+        trainee.model, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
     trainee.iterate()
-    memory = trainee.resident()
-    memory['activations'] = trainee.activations()
-    per_iteration = dist.get_world_size() * all_reduce_bytes(memory['parameters'], dist.get_world_size())
-    with model.no_sync():
-        iterations = min(COMPUTE_ITERS, args.timed_iters)
-        compute_sec = trainee.iterations(iterations) / iterations * args.timed_iters
-    trainee.iterate()  # the first synchronised one after that rebuilds buckets
-    found: dict[str, list[float]] = dict(compute_sec=[], exchange_sec=[], bytes=[], link_bytes=[])
+    memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0)
+    per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size())
+    found: dict[str, list[float]] = {
+        key: [] for key in ('compute_sec', 'exchange_sec', 'together_sec', 'sent', 'link_bytes')
+    }
     for _ in range(args.rounds):
+        with model.no_sync():
+            found['compute_sec'].append(trainee.iterations(args.timed_iters)[0])
+        trainee.iterate()  # the first synchronised one after that rebuilds buckets
         sent = sent_on_link() if args.link else 0
-        seconds = trainee.iterations(args.timed_iters)
-        # what of the communication compute does not hide
-        found['compute_sec'].append(min(seconds, compute_sec))
-        found['exchange_sec'].append(seconds - min(seconds, compute_sec))
-        found['bytes'].append(args.timed_iters * per_iteration)
+        found['together_sec'].append(trainee.iterations(args.timed_iters)[0])
+        found['exchange_sec'].append(0.0)
+        found['sent'].append(args.timed_iters * per_iteration)
         found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
     return dict(found, memory=memory)
 
@@ -184,7 +190,7 @@ def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
     Returns:
         dict: Medians of wall and of processor seconds, and FLOPs, of ``whole`` and ``sub``.
     """
-    trainees = dict(whole=Trainee(args), sub=Trainee(args))
+    trainees = dict(whole=Trainee(args, deal_blocks=False), sub=Trainee(args))
     rounds = trainees['sub'].rounds
     rounds.begin(PartitionSampler(rounds.worker.num_blocks, rounds.num_workers, args.min_blocks).sample(0))
     flops = {}
@@ -196,9 +202,9 @@ def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
     processor: dict[str, list[float]] = dict(whole=[], sub=[])
     for _ in range(args.compared_iters):
         for name, trainee in trainees.items():
-            began = time.process_time()
-            wall[name].append(trainee.iterations(1))
-            processor[name].append(time.process_time() - began)
+            seconds = trainee.iterations(1)
+            wall[name].append(seconds[0])
+            processor[name].append(seconds[1])
     found = {f'{name}_flops': flops[name] for name in trainees}
     for name in trainees:
         found[f'{name}_sec'] = median(wall[name])

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from _clone import ROOT
 from _shaped_links import Link, enter_namespace
 
-__all__ = ['add_worker_arguments', 'backend_of', 'describe_machine', 'device_of', 'run_workers']
+__all__ = ['add_worker_arguments', 'backend_of', 'describe_machine', 'device_of', 'least_blocks', 'run_workers']
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -143,3 +143,9 @@ def describe_machine() -> str:
     gpu = f', {torch.cuda.device_count()} x {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
     python = '.'.join(map(str, sys.version_info[:3]))
     return f'{os.cpu_count()} cores, {cpu}{gpu}, {os.uname().sysname}; Python {python}, torch {torch.__version__}'
+
+
+def least_blocks(summary: dict[str, Any]) -> str:
+    """What a title says of --min-blocks: nothing if it was not given."""
+    least = summary['min_blocks']
+    return '' if least is None else f', at least {least} blocks a worker'

@@ -18,7 +18,6 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-import resist_mm  # noqa: F401
 from resist_mm.registry import MODELS
 
 

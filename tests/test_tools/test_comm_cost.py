@@ -1,29 +1,20 @@
-"""The analysis scripts, run as a user does, on a network that is small enough."""
+"""comm_cost.py on the paper's networks and on configs, beside what the paper and the real networks say."""
 
 from __future__ import annotations
 
 import json
 import os
 import runpy
-import signal
 import subprocess
 import sys
-import time
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
-from resist_mm.exchange import ExchangePlan
-from resist_mm.partition import PartitionSampler
-from tests.test_tools.commands import ROOT, run_tool, start_tool
+from tests.test_tools.commands import ROOT
 
 FOLDER = ROOT / 'tools' / 'analysis_tools'
 CIFAR100 = ('--arch', 'preact_resnet101', '--dataset', 'cifar100', '--workers', 2, 4, 8)
-TINY = ('--arch', 'preact_tiny', '--workers', 2)
-# widths 4, 8, 16, 32; a partitioned block is two norms and two 3x3 convolutions of 16 channels
-TINY_BLOCK_BYTES = 4 * (2 * 2 * 16 + 2 * 9 * 16 * 16)
 
 
 @pytest.fixture(scope='module')
@@ -63,10 +54,6 @@ def figures(rows, protocol, key):
     return [round(row[key], 4) for row in rows if row['protocol'] == protocol]
 
 
-def link_tools_missing():
-    return os.geteuid() != 0 or not (Path('/usr/sbin/ip').exists() and Path('/usr/sbin/tc').exists())
-
-
 def test_table_1_of_the_paper(costs):
     rows = costs(
         '--arch',
@@ -95,9 +82,9 @@ def test_bytes_on_the_wire(costs):
     assert figures(rows, 'local_sgd', 'wire_gb_per_round') == [0.3312, 0.9935, 2.3182]
 
 
-def test_the_table_names_both_ways_of_counting_and_a_picture_is_drawn(tmp_path):
+def test_the_table_names_both_ways_of_counting_and_a_picture_is_drawn(tmp_path, comm_cost):
     picture = tmp_path / 'cost.png'
-    out = run_tool('analysis_tools/comm_cost.py', '--workers', 4, '--codec', 'none', 'q6', '--plot', picture)
+    out = comm_cost('--workers', 4, '--codec', 'none', 'q6', '--plot', picture)
     assert 'paper counting' in out and 'wire counting' in out
     assert 'q6' in out
     assert picture.read_bytes().startswith(b'\x89PNG')
@@ -217,127 +204,3 @@ def test_activations_of_named_networks_are_those_of_the_real_ones(networks, name
 
 def test_resnet101_for_imagenet_has_the_known_number_of_parameters(networks):
     assert networks.ARCHITECTURES['resnet101'].size(1000, (224, 224)).whole.total == 44_549_160
-
-
-def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
-    found = json.loads(run_tool('analysis_tools/benchmark_exchange.py', *TINY, '--rounds', 5, '--json'))
-    protocols = {'resist', 'local_sgd', 'paper', 'torch_averager'}
-    assert set(found['seconds']) == set(found['bytes']) == protocols
-    assert all(seconds > 0 for seconds in found['seconds'].values())
-    whole = 4 * NETWORK_PARAMS
-    sampler = PartitionSampler(6, 2)
-    rounds = [sampler.sample(index) for index in range(1, 7)]
-    sends = [ExchangePlan.between(old, new).num_sends for old, new in pairwise(rounds)]
-    shared = whole - 6 * TINY_BLOCK_BYTES
-    expected = [2 * shared + n * TINY_BLOCK_BYTES for n in sends]
-    assert found['bytes_of_rounds']['resist'] == pytest.approx(expected)
-    assert found['bytes']['resist'] == pytest.approx(sum(expected) / 5)
-    assert found['bytes']['local_sgd'] == found['bytes']['torch_averager'] == pytest.approx(2 * whole)
-    # the paper's protocol reduces a shared block to one holder, also if that one does not keep it
-    assert found['bytes']['paper'] >= found['bytes']['resist']
-
-
-def test_benchmark_training_measures_all_protocols(tmp_path):
-    picture = tmp_path / 'training.png'
-    found = json.loads(
-        run_tool(
-            'analysis_tools/benchmark_training.py',
-            *TINY, '--local-iters', 4, '--timed-iters', 2, '--compared-iters', 1, '--min-blocks', 4,
-            '--bf16', '--channels-last', '--json', '--plot', picture,
-        )
-    )  # fmt: skip
-    assert [found[key] for key in ('min_blocks', 'bf16', 'channels_last', 'compared_iters')] == [4, True, True, 1]
-    assert set(found['ratios']) == {'resist/local_sgd', 'local_sgd/ddp', 'resist/ddp'}
-    for of in found['protocols'].values():
-        assert of['seconds'] == pytest.approx(8 * (of['compute_sec_per_iter'] + of['exchange_sec_per_iter']))
-    assert set(found['protocols']) == {'ddp', 'local_sgd', 'resist'}
-    memory = {protocol: of['memory'] for protocol, of in found['protocols'].items()}
-    whole = 4 * NETWORK_PARAMS
-    for protocol in ('ddp', 'local_sgd'):
-        assert [memory[protocol][key] for key in ('parameters', 'gradients', 'optimizer')] == [whole] * 3
-    # every worker keeps four of the six blocks, and nothing of the others
-    resident = {memory['resist'][key] for key in ('parameters', 'gradients', 'optimizer')}
-    assert resident == {whole - 2 * TINY_BLOCK_BYTES}
-    # one block comes to be averaged
-    assert 0 < memory['resist']['buffers'] <= 3 * TINY_BLOCK_BYTES
-    assert memory['resist']['activations'] < memory['local_sgd']['activations']
-    assert found['protocols']['local_sgd']['bytes_per_round'] == pytest.approx(2 * whole)
-    assert found['protocols']['ddp']['bytes_per_round'] == pytest.approx(4 * 2 * whole)
-    assert found['protocols']['resist']['bytes_per_round'] < 2 * whole
-    assert 0 < found['iterations']['flops_ratio'] < 1
-    assert picture.read_bytes().startswith(b'\x89PNG')
-
-
-@pytest.mark.parametrize('script', ['benchmark_training.py', 'benchmark_exchange.py'])
-def test_without_the_commands_for_links_the_message_names_them(script, tmp_path):
-    result = start_tool(f'analysis_tools/{script}', *TINY, '--link', '1gbit', PATH=str(tmp_path))
-    assert result.returncode != 0
-    assert "the command 'ip'" in result.stdout and 'iproute2' in result.stdout
-    assert 'Traceback' not in result.stdout
-
-
-@pytest.mark.parametrize('args', [('--rounds', 0), ('--workers', 1)])
-def test_benchmark_exchange_says_what_is_wrong(args):
-    result = start_tool('analysis_tools/benchmark_exchange.py', *TINY, *args)
-    assert result.returncode == 2
-    assert f'{args[0]} must be at least' in result.stdout
-
-
-def test_bytes_that_are_not_the_plan_s_are_an_error(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    from benchmark_exchange import check_bytes
-
-    check_bytes('resist', [10.0, 20.0], [10, None])
-    with pytest.raises(RuntimeError, match=r'resist: the workers sent 20\.0 bytes, the plan says 30'):
-        check_bytes('resist', [10.0, 20.0], [10, 30])
-
-
-@pytest.mark.skipif(link_tools_missing(), reason='needs root, ip and tc')
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
-def test_links_are_removed_also_after_ctrl_c_and_with_the_terminal(number):
-    before = network_state()
-    command = [sys.executable, str(FOLDER / 'benchmark_exchange.py'), '--arch', 'preact_tiny', '--workers', '2']
-    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    script = subprocess.Popen(
-        [*command, '--rounds', '100000', '--link', '1gbit'], cwd=ROOT, env=env, start_new_session=True
-    )
-    made = []
-    try:
-        deadline = time.monotonic() + 600
-        while len(made) < 2 and script.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
-            made = [name for name in namespaces(f'rm{script.pid}') if processes_in(name)]
-        os.killpg(script.pid, number)  # as a terminal does: to the workers, too
-        script.wait(timeout=120)
-    finally:
-        if script.poll() is None:
-            os.killpg(script.pid, signal.SIGKILL)
-        script.wait()
-    assert len(made) == 2, 'no worker came to its namespace'
-    assert network_state() == before
-
-
-def namespaces(prefix):
-    out = subprocess.run(['ip', 'netns', 'list'], capture_output=True, text=True, check=True).stdout
-    return [line.split()[0] for line in out.splitlines() if line.startswith(prefix)]
-
-
-def processes_in(namespace):
-    return subprocess.run(['ip', 'netns', 'pids', namespace], capture_output=True, text=True, check=False).stdout
-
-
-def network_state():
-    commands = (['ip', 'netns', 'list'], ['ip', '-o', 'link'])
-    outs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
-    names = [line.split(':')[1].strip() for line in outs[1].splitlines()]
-    return outs[0], names
-
-
-def _tiny_params() -> int:
-    """3x3 stem; blocks with a projection where the width changes; a linear head of 100 classes."""
-    widths = [(4, 4), (4, 8), (8, 16), *[(16, 16)] * 6, (16, 32)]
-    blocks = [2 * i + 9 * i * o + 2 * o + 9 * o * o + (i * o if i != o else 0) for i, o in widths]
-    return 9 * 3 * 4 + sum(blocks) + 32 * 100 + 100
-
-
-NETWORK_PARAMS = _tiny_params()

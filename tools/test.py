@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 from mmengine.config import Config, DictAction
 from mmengine.evaluator import DumpResults
@@ -56,8 +59,8 @@ def load_config(args: argparse.Namespace) -> Config:
         hook = cfg.get('default_hooks', {}).get('visualization')
         if hook is None:
             raise ValueError(
-                "--show and --show-dir need default_hooks.visualization = dict(type='DetVisualizationHook') in "
-                f'{args.config}, which has none'
+                f'--show and --show-dir are for detection; {args.config} has no default_hooks.visualization '
+                "(dict(type='DetVisualizationHook') draws boxes)"
             )
         hook.update(draw=True, show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
     return cfg

@@ -8,7 +8,11 @@ _base_ = [
 model = dict(
     backbone=dict(stage_blocks=(1, 1, 13, 1), base_channels=16, strides=(2, 2, 2, 1)),
 )
-train_dataloader = dict(batch_size=32, sampler=dict(type='InfiniteSampler'), dataset=dict(max_images=20000))
+train_dataloader = dict(
+    batch_size=32, pin_memory=False, sampler=dict(type='InfiniteSampler'), dataset=dict(max_images=20000)
+)
+val_dataloader = dict(pin_memory=False)
+test_dataloader = dict(pin_memory=False)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),

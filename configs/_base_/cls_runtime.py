@@ -17,10 +17,12 @@ env_cfg = dict(
 visualizer = dict(
     type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 )
+# workers draw different crops and flips: with in-memory sets they are drawn in the training process itself
+randomness = dict(seed=None, diff_rank_seed=True)
 log_level = 'INFO'
 load_from = None
 resume = False
-# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+# mmengine averages every logged value with "loss" in its name over past ones, which would blur "test/loss"
 log_processor = dict(
     type='LogProcessor', window_size=50, mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)'
 )

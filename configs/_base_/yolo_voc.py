@@ -20,9 +20,6 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# Not scaled by default: with ResIST and local SGD the workers average parameters, not gradients, so the
-# learning rate belongs to the batch of one worker.
-auto_scale_lr = dict(enable=False, base_batch_size=10)
 
 default_hooks = dict(checkpoint=dict(interval=10, save_best='pascal_voc/loss', rule='less'))
 # mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss

@@ -8,3 +8,4 @@ _base_ = [
     '../_base_/protocols/ddp.py',
 ]
 optim_wrapper = dict(optimizer=dict(lr=0.12))
+auto_scale_lr = dict(enable=False, base_batch_size=512)

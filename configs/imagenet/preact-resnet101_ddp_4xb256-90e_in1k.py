@@ -8,6 +8,7 @@ _base_ = [
     '../_base_/protocols/ddp.py',
 ]
 optim_wrapper = dict(optimizer=dict(lr=0.4))
+auto_scale_lr = dict(enable=False, base_batch_size=1024)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.25, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
     dict(type='MultiStepLR', by_epoch=True, milestones=[30, 60], gamma=0.1),

@@ -2,8 +2,9 @@
 #
 #   tools/dist_train.sh configs/imagenet/preact-resnet101_local-sgd_4xb256-90e_in1k.py 4
 #
-# 5,632 rounds of 20 iterations, of which a validation each epoch cuts one in 63. Momentum restarts and batch
-# statistics are aggregated every 1300 rounds: the paper does not say whether the number is for both, so it is two keys.
+# 5,670 rounds of 20 iterations, of which the validation after every epoch ends one in 63 early. Momentum restarts every
+# 1300 rounds; in between it travels with the parameters, which doubles the bytes. Batch statistics are averaged as
+# often, and at each validation: the paper does not say whether its 1300 is for both, so it is two keys.
 _base_ = [
     '../_base_/models/preact-resnet101_in1k.py',
     '../_base_/datasets/imagenet_bs256.py',

@@ -30,7 +30,10 @@ class RandomCrop(nn.Module):
 
     def __init__(self, size: int | Sequence[int], padding: int = 0) -> None:
         super().__init__()
-        self.height, self.width = (size, size) if isinstance(size, int) else size
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not isinstance(padding, int):
+            raise TypeError('size must be one number or height and width, padding one number for all sides')
+        self.height, self.width = sides
         self.padding = padding
 
     def forward(self, images: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class CIFAR10(ImageSet):
 
     Raises:
         FileNotFoundError: If the set is not there.
-        RuntimeError: If a file of it is damaged, or can not be downloaded.
+        RuntimeError: If a file of it is damaged, or can not be downloaded, or it has
+            another number of class folders.
         ValueError: If an argument is out of range.
 
     Example:
@@ -46,6 +47,7 @@ class CIFAR10(ImageSet):
     """
 
     torchvision_set: type[torchvision.datasets.CIFAR10] = torchvision.datasets.CIFAR10
+    num_classes = 10
 
     def __init__(self, data_root: str, split: str = 'train', download: bool = False, **kwargs: Any) -> None:
         if split not in SPLITS:
@@ -53,6 +55,12 @@ class CIFAR10(ImageSet):
         folder = osp.join(data_root, split)
         if osp.isdir(folder):
             paths, labels, classes = folder_samples(folder, type(self).__name__)
+            if len(classes) != self.num_classes:
+                raise RuntimeError(
+                    f'{type(self).__name__}: {osp.abspath(folder)!r} has {len(classes)} class folders, not '
+                    f'{self.num_classes}: the set is not complete, or another one (for a set of other classes use '
+                    'resist_mm.ImageFolder)'
+                )
             super().__init__(paths, labels, classes, **kwargs)
             return
         if download:
@@ -100,3 +108,4 @@ class CIFAR100(CIFAR10):
     """CIFAR-100: as :class:`CIFAR10`, with 100 classes, in ``data_root/cifar-100-python/``."""
 
     torchvision_set = torchvision.datasets.CIFAR100
+    num_classes = 100

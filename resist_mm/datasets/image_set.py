@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,10 @@ class ImageSet(Dataset):
     ) -> None:
         self.metainfo = dict(classes=tuple(classes), dataset_type=type(self).__name__)
         self.labels = torch.as_tensor(labels)
-        self.images = images
+        # an array of bytes: loader processes share it, which they would not the strings of a list
+        self.images = (
+            images if isinstance(images, np.ndarray) else np.array([os.fsencode(path) for path in images])
+        )
         if max_images is not None:
             self._thin_out(max_images)
         self.pipeline = build_pipeline(pipeline)
@@ -86,27 +90,27 @@ class ImageSet(Dataset):
             )
         chosen = np.arange(max_images) * len(self) // max_images
         self.labels = self.labels[torch.from_numpy(chosen)]
-        self.images = (
-            self.images[chosen]
-            if isinstance(self.images, np.ndarray)
-            else [self.images[i] for i in chosen.tolist()]
-        )
+        self.images = self.images[chosen]
 
     def _read(self, index: int) -> Image.Image:
-        source = self.images[index]
-        if isinstance(source, np.ndarray):
-            return Image.fromarray(source)
+        if self.images.dtype == np.uint8:
+            return Image.fromarray(self.images[index])
+        path = self.path(index)
         try:
-            with Image.open(source) as image:
+            with Image.open(path) as image:
                 return image.convert('RGB')
         except OSError as error:
             raise RuntimeError(
-                f'{type(self).__name__}: the image {source!r} can not be read ({error}). The data set is '
+                f'{type(self).__name__}: the image {path!r} can not be read ({error}). The data set is '
                 'damaged: get it anew, or replace this file'
             ) from None
 
+    def path(self, index: int) -> str:
+        """The file of an image, of a set that is read from files."""
+        return os.fsdecode(bytes(self.images[index]))
+
     def _load_all(self) -> np.ndarray:
-        if isinstance(self.images, np.ndarray):
+        if self.images.dtype == np.uint8:
             return self.images
         first = np.asarray(self._read(0))
         array = np.empty((len(self), *first.shape), dtype=np.uint8)
@@ -114,8 +118,8 @@ class ImageSet(Dataset):
             image = np.asarray(self._read(i))
             if image.shape != first.shape:
                 raise ValueError(
-                    f'{type(self).__name__}: in_memory=True needs images of one size, but {self.images[i]!r} has '
-                    f'{image.shape[:2]} and {self.images[0]!r} has {first.shape[:2]} pixels. Leave in_memory out '
+                    f'{type(self).__name__}: in_memory=True needs images of one size, but {self.path(i)!r} has '
+                    f'{image.shape[:2]} and {self.path(0)!r} has {first.shape[:2]} pixels. Leave in_memory out '
                     'and resize in the pipeline'
                 )
             array[i] = image

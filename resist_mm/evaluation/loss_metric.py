@@ -16,15 +16,16 @@ class LossMetric(BaseMetric):
 
     mmengine's own validation loss is the mean over the images of one worker; this one is collected over all
     workers, as any metric is. The model attaches the loss of every image to its data sample as a float named
-    ``loss``: for :class:`YOLOV2` set ``model.test_cfg.with_loss=True``.
+    ``loss``: :class:`ImageClassifier` does where there is a label, for :class:`YOLOV2` set
+    ``model.test_cfg.with_loss=True``.
 
-    The metric's key is ``loss``, without a prefix, so ``CheckpointHook(save_best='loss')`` keeps the
-    checkpoint with the lowest test loss (mmengine knows that less is better for that key).
+    The metric's key is ``test/loss``, so ``CheckpointHook(save_best='test/loss')`` keeps the checkpoint with the
+    lowest test loss. It has a prefix because mmengine's log averages ``loss`` over past validations.
 
     Args:
         collect_device (str): Where results of several workers are collected, ``'cpu'`` or ``'gpu'``.
             Defaults to ``'cpu'``.
-        prefix (str, optional): Put before the key: ``'voc'`` gives ``voc/loss``. Defaults to None.
+        prefix (str, optional): Put before the key: ``'voc'`` gives ``voc/loss``. Defaults to None: ``'test'``.
         collect_dir (str, optional): Directory shared by all workers for collecting on the CPU. Defaults to
             None.
 
@@ -33,8 +34,7 @@ class LossMetric(BaseMetric):
             is no sample at all.
     """
 
-    # Not None, for which mmengine logs a warning that the prefix was forgotten.
-    default_prefix = ''
+    default_prefix = 'test'
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Collect the losses of one batch.
@@ -46,9 +46,9 @@ class LossMetric(BaseMetric):
         for sample in data_samples:
             if 'loss' not in sample:
                 raise ValueError(
-                    'LossMetric found a data sample without a `loss`. Set `model.test_cfg.with_loss=True` '
-                    '(resist_mm.YOLOV2) and let the test pipeline load annotations '
-                    f'(`LoadAnnotations`). Keys of the sample: {sorted(sample)}.'
+                    f'LossMetric found a data sample without a `loss`, which has {sorted(sample)}. '
+                    'resist_mm.YOLOV2 gives one with `model.test_cfg.with_loss=True` and `LoadAnnotations` in the '
+                    'test pipeline; resist_mm.ImageClassifier where the data set gives `labels`'
                 )
             self.results.append(float(sample['loss']))
 

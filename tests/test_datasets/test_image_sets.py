@@ -75,12 +75,22 @@ def test_mmengine_builds_a_loader_from_a_config(cifar: Path):
 
 
 def test_class_folders_take_the_place_of_cifars_files(tmp_path: Path):
-    generated_sets.make_image_folders(tmp_path, ('train', 'test'), ('cat', 'dog'), per_class=2)
+    generated_sets.make_image_folders(tmp_path, ('train', 'test'), tuple('abcdefghij'), per_class=2)
     dataset = CIFAR10(str(tmp_path), split='test', in_memory=True)
-    assert dataset.metainfo['classes'] == ('cat', 'dog')
-    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.metainfo['classes'] == tuple('abcdefghij')
+    assert dataset.labels.tolist() == [label for label in range(10) for _ in range(2)]
     assert dataset.memory is not None
-    assert dataset.memory[:, 0, 0, 0].tolist() == [0, 1, 20, 21]
+    assert dataset.memory[:4, 0, 0, 0].tolist() == [0, 1, 20, 21]
+
+
+def test_class_folders_of_another_set_are_refused(tmp_path: Path):
+    generated_sets.make_image_folders(tmp_path, ('train',), tuple('abcdefghi'), per_class=1)
+    with pytest.raises(
+        RuntimeError, match=r'CIFAR10: .*train. has 9 class folders, not 10: .*resist_mm.ImageFolder'
+    ):
+        CIFAR10(str(tmp_path))
+    with pytest.raises(RuntimeError, match=r'CIFAR100: .* not 100'):
+        CIFAR100(str(tmp_path))
 
 
 def test_max_images_are_spread_over_the_classes(tmp_path: Path):
@@ -182,8 +192,8 @@ def test_imagenetv2_counts_classes_by_number(tmp_path: Path, variant: str):
     generated_sets.make_imagenetv2(tmp_path)
     dataset = ImageNetV2(str(tmp_path), variant)
     assert len(dataset) == 1000
-    for path, label in zip(dataset.images, dataset.labels.tolist(), strict=True):
-        assert int(Path(path).parent.name) == label
+    for index, label in enumerate(dataset.labels.tolist()):
+        assert int(Path(dataset.path(index)).parent.name) == label
     assert dataset.metainfo['classes'][10] == '10'
 
 

@@ -55,4 +55,4 @@ def _of_two_workers() -> dict:
 
 def test_accuracy_and_loss_are_those_of_all_workers():
     for metrics in run_workers(_of_two_workers, 2):
-        assert metrics == {'accuracy/top1': pytest.approx(100 / 3), 'loss': pytest.approx(20.0)}
+        assert metrics == {'accuracy/top1': pytest.approx(100 / 3), 'test/loss': pytest.approx(20.0)}

@@ -19,21 +19,21 @@ def test_is_the_mean_over_images_not_over_batches():
     evaluator = Evaluator([{'type': 'resist_mm.LossMetric'}])
     evaluator.process(samples(1.0, 2.0, 3.0))
     evaluator.process(samples(10.0))
-    assert evaluator.evaluate(4) == {'loss': 4.0}
+    assert evaluator.evaluate(4) == {'test/loss': 4.0}
 
 
 def test_starts_anew_after_each_evaluation():
     metric = LossMetric()
     metric.process(None, [{'loss': 8.0}])
-    assert metric.evaluate(1) == {'loss': 8.0}
+    assert metric.evaluate(1) == {'test/loss': 8.0}
     metric.process(None, [{'loss': 2.0}])
-    assert metric.evaluate(1) == {'loss': 2.0}
+    assert metric.evaluate(1) == {'test/loss': 2.0}
 
 
 def test_images_that_the_sampler_repeated_do_not_count():
     metric = LossMetric()
     metric.process(None, [{'loss': 1.0}, {'loss': 3.0}, {'loss': 100.0}])
-    assert metric.evaluate(2) == {'loss': 2.0}
+    assert metric.evaluate(2) == {'test/loss': 2.0}
 
 
 def test_prefix_and_no_warning_that_it_is_missing(monkeypatch):
@@ -49,7 +49,7 @@ def test_prefix_and_no_warning_that_it_is_missing(monkeypatch):
 def test_a_diverged_model_is_not_hidden():
     metric = LossMetric()
     metric.process(None, [{'loss': 1.0}, {'loss': float('nan')}])
-    assert math.isnan(metric.evaluate(2)['loss'])
+    assert math.isnan(metric.evaluate(2)['test/loss'])
 
 
 def test_missing_loss_names_the_config_key():
@@ -71,4 +71,4 @@ def _evaluate_on_worker(directory):
 
 
 def test_all_workers_get_the_mean_over_all_workers(tmp_path):
-    assert run_workers(_evaluate_on_worker, 2, tmp_path) == [{'loss': 2.0}] * 2
+    assert run_workers(_evaluate_on_worker, 2, tmp_path) == [{'test/loss': 2.0}] * 2

@@ -220,4 +220,7 @@ def test_mmpretrain_takes_the_backbone():
             head=dict(type='LinearClsHead', num_classes=5, in_channels=32, loss=dict(type='CrossEntropyLoss')),
         )
     )
-    assert model(batch()['inputs'], mode='tensor')[0].shape == (6, 32)
+    data = batch()
+    assert model(data['inputs'], mode='tensor').shape == (6, 5)
+    assert model.extract_feat(data['inputs'])[0].shape == (6, 32)
+    assert len(list(partitioned_stages(model).values())) == 1

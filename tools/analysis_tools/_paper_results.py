@@ -22,6 +22,7 @@ class Cell:
         workers: Number of workers.
         baseline: Config that a speed-up refers to.
         tested: Work dir of a separate test, from that of the run; '' if validations count.
+        deviation: That of the paper's figure over three trials; None if it is not of interest here.
     """
 
     table: str
@@ -32,6 +33,7 @@ class Cell:
     workers: int
     baseline: str = ''
     tested: str = ''
+    deviation: float | None = None
 
 
 NAMES = {'resist': 'ResIST', 'local-sgd': 'local SGD'}
@@ -54,15 +56,16 @@ def _table1() -> Iterator[Cell]:
 
 def _table2() -> Iterator[Cell]:
     figures = {
-        ('local-sgd', 10): (92.36, 92.90, 92.00),
-        ('local-sgd', 100): (70.67, 71.51, 69.64),
-        ('resist', 10): (91.95, 92.35, 91.45),
-        ('resist', 100): (70.06, 71.30, 70.26),
+        ('local-sgd', 10): ((92.36, 0.01), (92.90, 0.06), (92.00, 0.07)),
+        ('local-sgd', 100): ((70.67, 0.03), (71.51, 0.04), (69.64, 0.05)),
+        ('resist', 10): ((91.95, 0.32), (92.35, 0.22), (91.45, 0.30)),
+        ('resist', 100): ((70.06, 0.51), (71.30, 0.20), (70.26, 0.21)),
     }
     for (protocol, classes), row in figures.items():
-        for workers, top1 in zip(WORKERS, row, strict=True):
+        for workers, (top1, deviation) in zip(WORKERS, row, strict=True):
             label = f'{NAMES[protocol]}, {workers} workers, CIFAR-{classes}'
-            yield Cell('2', label, 'top-1', top1, cifar_config(protocol, workers, classes), workers)
+            config = cifar_config(protocol, workers, classes)
+            yield Cell('2', label, 'top-1', top1, config, workers, deviation=deviation)
 
 
 def _table3() -> Iterator[Cell]:
@@ -80,18 +83,21 @@ def _table3() -> Iterator[Cell]:
             yield Cell('3', f'{label} {test}'.strip(), 'top-1', top1, config, workers, tested=test)
         yield Cell('3', label, 'hours', row[4], config, workers)
         yield Cell('3', label, 'GB', row[5], config, workers)
+    for workers, ratio in ((2, 1.32), (4, 1.31)):
+        configs = {p: f'preact-resnet101_{p}_{workers}xb256-90e_in1k' for p in NAMES}
+        yield _speed_up('3', f'{workers} workers, ImageNet', configs, workers, ratio)
 
 
 def _table4() -> Iterator[Cell]:
-    figures = {(4, 10): (5486, 1532), (4, 100): (5528, 1545), (8, 10): (10072, 2671), (8, 100): (10058, 2639)}
+    figures = {
+        (4, 10): (5486, 1532, 3.60),
+        (4, 100): (5528, 1545, 3.58),
+        (8, 10): (10072, 2671, 3.77),
+        (8, 100): (10058, 2639, 3.81),
+    }
     for (workers, classes), row in figures.items():
-        yield from _speed_up(
-            '4',
-            f'{workers} workers, CIFAR-{classes}',
-            {p: cifar_config(p, workers, classes) for p in NAMES},
-            workers,
-            row,
-        )
+        configs = {p: cifar_config(p, workers, classes) for p in NAMES}
+        yield from _times('4', f'{workers} workers, CIFAR-{classes}', configs, workers, row)
 
 
 def _table5() -> Iterator[Cell]:
@@ -113,6 +119,9 @@ def _table6() -> Iterator[Cell]:
         label = f'{NAMES[protocol]}, {workers} workers, Pascal VOC'
         yield Cell('6', label, 'test loss', loss, f'yolo_{protocol}_voc', workers)
         yield Cell('6', label, 'seconds', seconds, f'yolo_{protocol}_voc', workers)
+    for workers, ratio in ((2, 1.64), (4, 1.49)):
+        configs = {p: f'yolo_{p}_voc' for p in NAMES}
+        yield _speed_up('6', f'{workers} workers, Pascal VOC', configs, workers, ratio)
 
 
 def _table7() -> Iterator[Cell]:
@@ -134,11 +143,11 @@ def _table8() -> Iterator[Cell]:
         (152, 100): {2: (70.50, 70.32), 4: (68.39, 67.27)},
         (200, 100): {2: (71.05, 70.71), 4: (69.05, 67.62)},
     }
-    seconds = {
-        (152, 10): {2: (3512, 2215), 4: (3598, 1054)},
-        (200, 10): {2: (4575, 2380), 4: (4357, 1161)},
-        (152, 100): {2: (3528, 2291), 4: (3518, 1164)},
-        (200, 100): {2: (4639, 2202), 4: (4391, 1195)},
+    times = {
+        (152, 10): {2: (3512, 2215, 1.58), 4: (3598, 1054, 3.41)},
+        (200, 10): {2: (4575, 2380, 1.92), 4: (4357, 1161, 3.75)},
+        (152, 100): {2: (3528, 2291, 1.53), 4: (3518, 1164, 3.02)},
+        (200, 100): {2: (4639, 2202, 2.10), 4: (4391, 1195, 3.67)},
     }
     for (depth, classes), by_workers in accuracies.items():
         for workers, row in by_workers.items():
@@ -146,7 +155,7 @@ def _table8() -> Iterator[Cell]:
             what = f'ResNet{depth}, {workers} workers, CIFAR-{classes}'
             for protocol, top1 in zip(('local-sgd', 'resist'), row, strict=True):
                 yield Cell('8', f'{NAMES[protocol]}, {what}', 'top-1', top1, configs[protocol], workers)
-            yield from _speed_up('8', what, configs, workers, seconds[depth, classes][workers])
+            yield from _times('8', what, configs, workers, times[depth, classes][workers])
 
 
 def _table9() -> Iterator[Cell]:
@@ -196,14 +205,17 @@ def _figure8() -> Iterator[Cell]:
         yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'top-1', None, config, 4)
 
 
-def _speed_up(
-    table: str, what: str, configs: dict[str, str], workers: int, row: tuple[float, float]
+def _times(
+    table: str, what: str, configs: dict[str, str], workers: int, row: tuple[float, float, float]
 ) -> Iterator[Cell]:
-    baseline, resist = row
+    baseline, resist, ratio = row
     yield Cell(table, f'local SGD, {what}', 'seconds', baseline, configs['local-sgd'], workers)
     yield Cell(table, f'ResIST, {what}', 'seconds', resist, configs['resist'], workers)
-    ratio = round(baseline / resist, 2)
-    yield Cell(table, f'ResIST, {what}', 'speed-up', ratio, configs['resist'], workers, configs['local-sgd'])
+    yield _speed_up(table, what, configs, workers, ratio)
+
+
+def _speed_up(table: str, what: str, configs: dict[str, str], workers: int, ratio: float) -> Cell:
+    return Cell(table, f'ResIST, {what}', 'speed-up', ratio, configs['resist'], workers, configs['local-sgd'])
 
 
 TABLES: dict[str, list[Cell]] = {

@@ -15,6 +15,8 @@ ROUND = re.compile(
 )
 PROTOCOL = re.compile(r'(\d+) workers train sub-ResNets with \[([\d, ]+)\] of (\d+) partitioned blocks')
 WORKERS = re.compile(r'^\s*GPU number: (\d+)', re.MULTILINE)
+VALIDATION = re.compile(r'(?:Epoch|Iter)\(val\) \[(?P<step>\d+)\]')
+LENGTH = re.compile(r'^train_cfg = dict\([^()]*\bmax_(?:epochs|iters)=(\d+)', re.MULTILINE)
 
 
 @dataclass
@@ -27,7 +29,9 @@ class RunSummary:
         metrics: The metrics of the last test.
         config: Name of the config, without ``.py``; empty if there is none in the work dir.
         num_workers: Number of workers.
+        length: Epochs, or iterations, of the whole run; None if the config does not say.
         validations: The metrics of every validation, by the step (iteration, or epoch) after which it was.
+        rounds_before: Number of rounds before a validation, by its step.
         iterations: Seconds of an iteration by the iteration up to which they held.
     """
 
@@ -36,8 +40,15 @@ class RunSummary:
     metrics: dict[str, float]
     config: str = ''
     num_workers: int = 1
+    length: int | None = None
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
+    rounds_before: dict[int, int] = field(default_factory=dict)
     iterations: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was validated at its end."""
+        return self.length is None or max(self.validations, default=0) >= self.length
 
     def total(self, key: str) -> float:
         """The sum of something over all rounds."""
@@ -57,12 +68,14 @@ class RunSummary:
     def sec_until(self, metric: str, target: float) -> float | None:
         """Seconds of training until a validation reached a target; None if none did.
 
-        Training is taken to be as fast throughout.
+        A run without rounds is taken to be as fast throughout.
         """
-        last = max(self.validations, default=0)
         for step, metrics in sorted(self.validations.items()):
             if metrics.get(metric, float('-inf')) >= target:
-                return self.train_sec * step / last
+                if self.rounds:
+                    before = [r for i, r in self.rounds.items() if i < self.rounds_before[step]]
+                    return sum(r['compute_sec'] + r['exchange_sec'] for r in before)
+                return self.train_sec * step / max(self.validations)
         return None
 
 
@@ -77,19 +90,30 @@ def read_run(work_dir: Path) -> RunSummary:
         raise FileNotFoundError(f'there is no log in {work_dir}: give the work dir of a run')
     configs = sorted(work_dir.glob('*.py'))
     run = RunSummary('', {}, {}, configs[0].stem if configs else '')
+    if configs and (length := LENGTH.search(configs[0].read_text())):
+        run.length = int(length[1])
     for log in logs:
-        text = log.read_text()
-        for match in PROTOCOL.finditer(text):
-            run.workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
-        for match in WORKERS.finditer(text):
-            run.num_workers = int(match[1])
-        for match in ROUND.finditer(text):
-            run.rounds[int(match['index'])] = {key: float(value or 0) for key, value in match.groupdict().items()}
-        tested = log.with_suffix('.json')
-        if tested.is_file():
-            run.metrics = json.loads(tested.read_text())
-        _read_scalars(log.parent / 'vis_data/scalars.json', run)
+        _read_log(log, run)
     return run
+
+
+def _read_log(path: Path, run: RunSummary) -> None:
+    text = path.read_text()
+    for match in PROTOCOL.finditer(text):
+        run.workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
+    tested = path.with_suffix('.json')
+    if tested.is_file():
+        run.metrics = json.loads(tested.read_text())
+    trained = _read_scalars(path.parent / 'vis_data/scalars.json', run)
+    for line in text.splitlines():
+        if ended := ROUND.search(line):
+            run.rounds[int(ended['index'])] = {key: float(value or 0) for key, value in ended.groupdict().items()}
+            trained = True
+        elif validated := VALIDATION.search(line):
+            run.rounds_before[int(validated['step'])] = max(run.rounds, default=-1) + 1
+    workers = WORKERS.findall(text)
+    if workers and trained:  # a test may have had another number
+        run.num_workers = int(workers[-1])
 
 
 def read_test(work_dir: Path) -> dict[str, float]:
@@ -99,12 +123,14 @@ def read_test(work_dir: Path) -> dict[str, float]:
     return json.loads(tested[-1].read_text()) if tested else {}
 
 
-def _read_scalars(path: Path, run: RunSummary) -> None:
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
+def _read_scalars(path: Path, run: RunSummary) -> bool:
+    """Read what was logged in a run; returns whether it trained."""
+    trained = False
+    for line in path.read_text().splitlines() if path.is_file() else []:
         scalars = json.loads(line)
         if 'lr' in scalars:
             run.iterations[scalars.get('iter', scalars['step'])] = scalars.get('time', 0.0)
+            trained = True
         elif 'step' in scalars:
             run.validations[scalars['step']] = scalars
+    return trained

@@ -100,7 +100,7 @@ def print_table(summary: dict[str, Any]) -> None:
     rounds = len(summary['seconds_of_rounds']['resist'])
     print(f'{summary["machine"]}')
     print(
-        f'{summary["arch"]}, {summary["workers"]} workers, {summary["backend"]}, {summary["device"]}{link}; '
+        f'{summary["arch"]}, {summary["workers"]} workers, {summary["backend"]}, {summary["device"]}{link}'
         f'{least_blocks(summary)}; codec: {summary["codec"]}; median of {rounds} rounds\n'
     )
     print(f'{"exchange":18}{"seconds":>10}{"fastest":>10}{"slowest":>10}{"MB":>12}')

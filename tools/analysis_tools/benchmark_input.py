@@ -20,6 +20,8 @@ from mmengine.runner import Runner
 
 from resist_mm.registry import MODELS
 
+WARMUP_BATCHES = 2
+
 
 def images_per_second(dataloader: dict, preprocessor: dict, device: str, seconds: float) -> float:
     """Run a loader and a preprocessor for some time.
@@ -28,21 +30,21 @@ def images_per_second(dataloader: dict, preprocessor: dict, device: str, seconds
         dataloader (dict): Config of the dataloader.
         preprocessor (dict): Config of the data preprocessor.
         device (str): Where batches go.
-        seconds (float): How long to measure, after the first pass over two batches.
+        seconds (float): How long to measure, after two batches.
 
     Returns:
         float: Images per second.
     """
     loader = Runner.build_dataloader(deepcopy(dataloader), seed=0)
     prepare = MODELS.build(preprocessor).to(device)
-    count, began = 0, 0.0
+    count, began, batches = 0, 0.0, 0
     while True:
-        for i, batch in enumerate(loader):
+        for batch in loader:
             prepared = prepare(batch, True)
-            if not began:
-                if i == 1:
-                    _wait(device)
-                    began = time.perf_counter()
+            batches += 1
+            if batches <= WARMUP_BATCHES:
+                _wait(device)
+                began = time.perf_counter()
                 continue
             count += len(prepared['inputs'])
             _wait(device)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from _runs import read_run
 
+NOT_METRICS = {'time', 'data_time', 'step'}
+
 
 def main() -> None:
     """Print the summary; fail if a metric is lower than asked for."""
@@ -34,9 +36,15 @@ def main() -> None:
             f'{summary.total("exchange_sec"):.1f} s of exchange; '
             f'all workers together sent {summary.total("total_mb"):.1f} MB'
         )
+    for name in sorted({name for metrics in summary.validations.values() for name in metrics} - NOT_METRICS):
+        values = [m[name] for _, m in sorted(summary.validations.items()) if name in m]
+        print(
+            f'{name} in {len(values)} validations: {min(values):.4g} to {max(values):.4g}, '
+            f'at the end {values[-1]:.4g}'
+        )
     for name, value in summary.metrics.items():
-        if name not in ('time', 'data_time'):
-            print(f'{name}: {value:.4g}')
+        if name not in NOT_METRICS:
+            print(f'{name} in the test: {value:.4g}')
     if args.at_least:
         name, least = args.at_least[0], float(args.at_least[1])
         if summary.metrics.get(name, float('-inf')) < least:

@@ -2,7 +2,7 @@
 # parameters with 10 classes, 41,396,900 with 100.
 #
 # Batches are cropped, flipped and normalised on the device. The same transforms may stand in the pipelines of the
-# data sets instead, then single images go through them (and in_memory is of no use).
+# data sets instead, then single images go through them.
 train_pipeline = [
     dict(type='RandomCrop', size=32, padding=4),
     dict(type='RandomHorizontalFlip'),

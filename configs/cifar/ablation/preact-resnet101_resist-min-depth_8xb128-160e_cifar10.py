@@ -2,3 +2,4 @@
 # ../preact-resnet101_resist_8xb128-160e_cifar10.py.
 _base_ = '../preact-resnet101_resist_8xb128-160e_cifar10.py'
 custom_hooks = [dict(type='resist_mm.ResISTHook', local_iters=50, min_blocks=4)]
+train_cfg = dict(val_interval=10)  # 490 iterations: one round in ten ends early

@@ -8,6 +8,7 @@ from .preact_resnet import PreActResNet
 __all__ = ['PreActBasicBlock', 'PreActBottleneck', 'PreActResNet']
 
 if find_spec('mmdet') is not None:  # classification runs without mmdet
+    from .cifar_resnet import CIFARResNet
     from .partitionable_resnet import PartitionableResNet
 
-    __all__ += ['PartitionableResNet']
+    __all__ += ['CIFARResNet', 'PartitionableResNet']

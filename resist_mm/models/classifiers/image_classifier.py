@@ -83,10 +83,17 @@ class ImageClassifier(BaseModel):
             ``dict(loss=...)``; or for every image what :func:`predictions` says.
 
         Raises:
-            ValueError: If ``mode`` is none of these, or the labels are missing.
+            ValueError: If ``mode`` is none of these, the labels are missing, or the images
+                are not floating point.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+        if not inputs.is_floating_point():
+            raise ValueError(
+                f'ImageClassifier got {inputs.dtype} images: give the data set a pipeline with '
+                "dict(type='ToDtype', dtype='float32', scale=True), or, with in_memory=True, "
+                "model.data_preprocessor=dict(type='resist_mm.BatchPreprocessor', ...)"
+            )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         inputs = inputs.contiguous(memory_format=layout)
         logits = self.head(self.backbone(inputs)[-1].mean((2, 3)))

@@ -11,7 +11,7 @@ from torch import nn
 
 from resist_mm.registry import MODELS
 
-from ..backbones.partitionable_resnet import PartitionableResNet
+from .partitionable_resnet import PartitionableResNet
 
 __all__ = ['CIFARResNet']
 
@@ -25,14 +25,14 @@ class CIFARResNet(PartitionableResNet):
 
     Args:
         stage_blocks (Sequence[int]): Number of blocks of every stage.
-        **kwargs: Arguments of ``resist_mm.PartitionableResNet``, ``norm_eval`` being
-            False by default.
+        **kwargs: Arguments of ``resist_mm.PartitionableResNet``; by default
+            ``norm_eval`` and ``zero_init_residual`` are False, as in that network.
     """
 
     def __init__(self, stage_blocks: Sequence[int], **kwargs: Any) -> None:
         # mmdet looks the layout up by depth
         self.arch_settings = {18: (BasicBlock, tuple(stage_blocks))}
-        super().__init__(depth=18, **{'norm_eval': False, **kwargs})
+        super().__init__(depth=18, **{'norm_eval': False, 'zero_init_residual': False, **kwargs})
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)

@@ -3,7 +3,7 @@
 _base_ = [
     './models/preact-resnet101_cifar10.py',
     './datasets/cifar10.py',
-    './cls_runtime.py',
+    './cls_iter_runtime.py',
 ]
 model = dict(
     backbone=dict(stage_blocks=(1, 1, 13, 1), base_channels=16, strides=(2, 2, 2, 1)),
@@ -19,5 +19,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=1200, T_max=1200),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1200, val_interval=300)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1200))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=1200))

@@ -4,11 +4,10 @@ _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',
     '../_base_/datasets/cifar100.py',
     '../_base_/schedules/cifar_15625iters.py',
-    '../_base_/cls_runtime.py',
+    '../_base_/cls_iter_runtime.py',
     '../_base_/protocols/local_sgd.py',
 ]
 custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=15625)]
 train_dataloader = dict(sampler=dict(type='InfiniteSampler'))
 train_cfg = dict(val_interval=15625)  # sooner would end the round
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=15625))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=15625))

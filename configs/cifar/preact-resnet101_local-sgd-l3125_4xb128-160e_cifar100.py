@@ -4,10 +4,9 @@ _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',
     '../_base_/datasets/cifar100.py',
     '../_base_/schedules/cifar_15625iters.py',
-    '../_base_/cls_runtime.py',
+    '../_base_/cls_iter_runtime.py',
     '../_base_/protocols/local_sgd.py',
 ]
 custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=3125)]
 train_dataloader = dict(sampler=dict(type='InfiniteSampler'))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3125))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=3125))

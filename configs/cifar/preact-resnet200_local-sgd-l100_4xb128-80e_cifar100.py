@@ -4,11 +4,10 @@ _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',
     '../_base_/datasets/cifar100.py',
     '../_base_/schedules/cifar_7800iters.py',
-    '../_base_/cls_runtime.py',
+    '../_base_/cls_iter_runtime.py',
     '../_base_/protocols/local_sgd.py',
 ]
 model = dict(backbone=dict(stage_blocks=(3, 4, 50, 3)))
 custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=100)]
 train_dataloader = dict(sampler=dict(type='InfiniteSampler'))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=300))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=300))

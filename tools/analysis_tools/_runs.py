@@ -15,7 +15,7 @@ ROUND = re.compile(
 )
 PROTOCOL = re.compile(r'(\d+) workers train sub-ResNets with \[([\d, ]+)\] of (\d+) partitioned blocks')
 WORKERS = re.compile(r'^\s*GPU number: (\d+)', re.MULTILINE)
-VALIDATION = re.compile(r'(?:Epoch|Iter)\(val\) \[(?P<step>\d+)\]')
+VALIDATED = re.compile(r'(?:Epoch|Iter)\(val\)(?: \[\d+\])? ?\[(\d+)/\1\](?!.*\beta: )')
 LENGTH = re.compile(r'^train_cfg = dict\([^()]*\bmax_(?:epochs|iters)=(\d+)', re.MULTILINE)
 
 
@@ -104,13 +104,15 @@ def _read_log(path: Path, run: RunSummary) -> None:
     tested = path.with_suffix('.json')
     if tested.is_file():
         run.metrics = json.loads(tested.read_text())
-    trained = _read_scalars(path.parent / 'vis_data/scalars.json', run)
+    trained, steps = _read_scalars(path.parent / 'vis_data/scalars.json', run)
+    rounds_before = []
     for line in text.splitlines():
         if ended := ROUND.search(line):
             run.rounds[int(ended['index'])] = {key: float(value or 0) for key, value in ended.groupdict().items()}
             trained = True
-        elif validated := VALIDATION.search(line):
-            run.rounds_before[int(validated['step'])] = max(run.rounds, default=-1) + 1
+        elif VALIDATED.search(line):
+            rounds_before.append(max(run.rounds, default=-1) + 1)
+    run.rounds_before.update(zip(steps, rounds_before, strict=False))  # a run may break off between the two
     workers = WORKERS.findall(text)
     if workers and trained:  # a test may have had another number
         run.num_workers = int(workers[-1])
@@ -123,9 +125,9 @@ def read_test(work_dir: Path) -> dict[str, float]:
     return json.loads(tested[-1].read_text()) if tested else {}
 
 
-def _read_scalars(path: Path, run: RunSummary) -> bool:
-    """Read what was logged in a run; returns whether it trained."""
-    trained = False
+def _read_scalars(path: Path, run: RunSummary) -> tuple[bool, list[int]]:
+    """Read what was logged in a run; returns whether it trained, and the steps of its validations."""
+    trained, steps = False, []
     for line in path.read_text().splitlines() if path.is_file() else []:
         scalars = json.loads(line)
         if 'lr' in scalars:
@@ -133,4 +135,5 @@ def _read_scalars(path: Path, run: RunSummary) -> bool:
             trained = True
         elif 'step' in scalars:
             run.validations[scalars['step']] = scalars
-    return trained
+            steps.append(scalars['step'])
+    return trained, steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,39 @@ def _train_a_config(config: str, sets: dict[str, str], work_dir: str) -> tuple[l
         crop.register_forward_pre_hook(lambda *_: random_states.append(str(torch.get_rng_state().tolist())))
         runner.train()
         return random_states, runner.test()
+
+
+@pytest.mark.parametrize('config', [name for name in CONFIGS if re.search(r'_\dxb\d+-\d+[ei]_', name)])
+def test_a_config_does_what_its_name_says(config: str):
+    cfg = Config.fromfile(ROOT / config)
+    name = re.search(r'_(?P<workers>\d)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[ei])_(?P<data>\w+)', config)
+    assert name is not None
+    workers, batch, length = (int(name[key]) for key in ('workers', 'batch', 'length'))
+    assert cfg.train_dataloader.batch_size == batch
+    classes = dict(cifar10=10, cifar100=100, in1k=1000)[name['data']]
+    assert cfg.model.num_classes == classes
+    if name['unit'] == 'i':
+        iters = cfg.train_cfg.max_iters
+        assert iters == length
+    elif 'max_epochs' in cfg.train_cfg:
+        assert cfg.train_cfg.max_epochs == length
+    else:  # epochs counted over all workers, in whole rounds: 196 and 98 iterations with two and four workers
+        assert cfg.train_cfg.max_iters == pytest.approx(length * 50_000 / (workers * batch), rel=6e-3)
+    milestones = [scheduler.milestones for scheduler in cfg.param_scheduler if 'milestones' in scheduler]
+    whole = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    shares = (1 / 3, 2 / 3) if classes == 1000 else (1 / 2, 3 / 4)
+    for found in milestones:
+        assert found == pytest.approx([whole * share for share in shares], rel=1e-3)
+    hooks = cfg.get('custom_hooks', [])
+    protocol = re.search('_(resist|local-sgd)', config)
+    types = dict(resist='resist_mm.ResISTHook') | {'local-sgd': 'resist_mm.LocalSGDHook'}
+    assert [hook.type for hook in hooks] == ([types[protocol[1]]] if protocol else [])
+    if local_iters := re.search(r'-l(\d+)_', config):
+        assert hooks[0].local_iters == int(local_iters[1])
+    if bits := re.search(r'-(\d)bit_', config):
+        assert hooks[0].codec == dict(type='quantize', bits=int(bits[1]))
+    if share := re.search(r'-top(\d+)_', config):
+        assert (hooks[0].codec.type, 100 * hooks[0].codec.share) == ('topk', int(share[1]))
 
 
 def shrink(cfg: Config) -> None:

@@ -14,8 +14,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from resist_mm.datasets.checks import check_annotation_files
-from resist_mm.engine.launch import finish_distributed, init_distributed
+from resist_mm.datasets.checks import check_data_sets
+from resist_mm.engine.launch import end_with, finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,7 +70,10 @@ def main() -> None:
     """Evaluate."""
     args = parse_args()
     cfg = load_config(args)
-    check_annotation_files(cfg, ['test_dataloader'])
+    try:
+        check_data_sets(cfg, ['test_dataloader'])
+    except (FileNotFoundError, ValueError) as error:
+        end_with(error)
     init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out is not None:

@@ -13,8 +13,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from resist_mm.datasets.checks import check_annotation_files
-from resist_mm.engine.launch import check_wrapper, finish_distributed, init_distributed
+from resist_mm.datasets.checks import check_data_sets
+from resist_mm.engine.launch import check_wrapper, end_with, finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,8 +75,11 @@ def main() -> None:
     """Train."""
     cfg = load_config(parse_args())
     dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
-    check_annotation_files(cfg, dataloaders)
-    check_wrapper(cfg)
+    try:
+        check_data_sets(cfg, dataloaders)
+        check_wrapper(cfg)
+    except (FileNotFoundError, ValueError) as error:
+        end_with(error)
     init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -8,13 +8,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['check_annotation_files']
+from resist_mm.registry import DATASETS
+
+from .image_set import ImageSet
+
+__all__ = ['check_data_sets']
 
 
-def check_annotation_files(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Check that the annotation files that a config names are there.
+def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
+    """Check that the annotation files and image folders that a config names are there.
 
-    Only files on a local disk are looked at.
+    Only what is on a local disk is looked at.
 
     Args:
         cfg (Config): The run's config.
@@ -22,27 +26,43 @@ def check_annotation_files(cfg: Config, dataloaders: Sequence[str]) -> None:
             'train_dataloader'.
 
     Raises:
-        FileNotFoundError: Naming the config key, the file, and how to say where the
+        FileNotFoundError: Naming the config key, the place, and how to say where the
             data set is.
     """
     for dataloader in dataloaders:
         for key, dataset in _datasets(cfg.get(dataloader) or {}, dataloader):
-            root, file = dataset.get('data_root') or '', dataset['ann_file']
-            if not isinstance(file, str) or dataset.get('backend_args'):
-                continue
-            path = file if osp.isabs(file) else osp.join(root, file)
-            if '://' in path or osp.isfile(path):
-                continue
-            raise FileNotFoundError(
-                f'{key}.ann_file: there is no file {osp.abspath(path)!r}. data_root is {root!r}. Put the data '
-                'set, or a link to it, there; or name its folder, as README.md says (for Pascal VOC: '
-                'RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment)'
-            )
+            if dataset.get('ann_file'):
+                _check_annotation_file(key, dataset)
+            elif str(dataset.get('type')).startswith('resist_mm.'):
+                _check_image_set(key, dataset)
+
+
+def _check_annotation_file(key: str, dataset: Mapping) -> None:
+    root, file = dataset.get('data_root') or '', dataset['ann_file']
+    if not isinstance(file, str) or dataset.get('backend_args'):
+        return
+    path = file if osp.isabs(file) else osp.join(root, file)
+    if '://' in path or osp.isfile(path):
+        return
+    raise FileNotFoundError(
+        f'{key}.ann_file: there is no file {osp.abspath(path)!r}. data_root is {root!r}. Put the data '
+        'set, or a link to it, there; or name its folder, as README.md says (for Pascal VOC: '
+        'RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment)'
+    )
+
+
+def _check_image_set(key: str, dataset: Mapping) -> None:
+    image_set = DATASETS.get(dataset['type'])
+    if isinstance(image_set, type) and issubclass(image_set, ImageSet):
+        try:
+            image_set.check_place(**{name: value for name, value in dataset.items() if name != 'type'})
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{key}: {error}') from None
 
 
 def _datasets(node: Any, key: str) -> Iterator[tuple[str, Mapping]]:
     if isinstance(node, Mapping):
-        if node.get('ann_file'):
+        if node.get('ann_file') or node.get('data_root'):
             yield key, node
         for name, child in node.items():
             if name != 'pipeline':

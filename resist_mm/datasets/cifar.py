@@ -53,6 +53,7 @@ class CIFAR10(ImageSet):
         if split not in SPLITS:
             raise ValueError(f'{type(self).__name__}.split must be one of {SPLITS}, got {split!r}')
         folder = osp.join(data_root, split)
+        self.check_place(data_root, split, download)
         if osp.isdir(folder):
             paths, labels, classes = folder_samples(folder, type(self).__name__)
             if len(classes) != self.num_classes:
@@ -65,7 +66,7 @@ class CIFAR10(ImageSet):
             return
         if download:
             self._download(data_root)
-        self._check(data_root, split)
+        self._check_files(data_root, split)
         loaded = self.torchvision_set(data_root, train=split == 'train')
         super().__init__(loaded.data, loaded.targets, loaded.classes, **kwargs)
 
@@ -81,26 +82,40 @@ class CIFAR10(ImageSet):
         finally:
             barrier()
 
-    def _check(self, data_root: str, split: str) -> None:
-        cls = self.torchvision_set
-        files = [*(cls.train_list if split == 'train' else cls.test_list), [cls.meta['filename'], cls.meta['md5']]]
-        get_it = (
-            f'Unpack {cls.url} there, set download=True once, or set data_root to where it is (in the configs: '
-            f'RESIST_MM_{type(self).__name__}=/path/ in the environment)'
-        )
-        for name, md5 in files:
-            path = osp.abspath(osp.join(data_root, cls.base_folder, name))
+    @classmethod
+    def check_place(cls, data_root: str, split: str = 'train', download: bool = False, **kwargs: Any) -> None:
+        """Raise FileNotFoundError if the set is neither there nor to be downloaded."""
+        folder = osp.abspath(osp.join(data_root, split))
+        if download or osp.isdir(folder):
+            return
+        for path, _ in cls._files(data_root, split):
             if not osp.isfile(path):
                 raise FileNotFoundError(
-                    f'{type(self).__name__}: there is no file {path!r}, nor a folder '
-                    f'{osp.abspath(osp.join(data_root, split))!r} of class folders; data_root is {data_root!r}. '
-                    f'{get_it}'
+                    f'{cls.__name__}: there is no file {path!r}, nor a folder {folder!r} of class folders; '
+                    f'data_root is {data_root!r}. {cls._how_to_get_it()}'
                 )
+
+    def _check_files(self, data_root: str, split: str) -> None:
+        for path, md5 in self._files(data_root, split):
             if not check_integrity(path, md5):
                 raise RuntimeError(
                     f'{type(self).__name__}: the file {path!r} is damaged (its MD5 is not {md5}). Remove '
-                    f'{osp.dirname(path)!r} and get it anew. {get_it}'
+                    f'{osp.dirname(path)!r} and get it anew. {self._how_to_get_it()}'
                 )
+
+    @classmethod
+    def _files(cls, data_root: str, split: str) -> list[tuple[str, str | None]]:
+        theirs = cls.torchvision_set
+        listed = theirs.train_list if split == 'train' else theirs.test_list
+        files = [*listed, [theirs.meta['filename'], theirs.meta['md5']]]
+        return [(osp.abspath(osp.join(data_root, theirs.base_folder, name)), md5) for name, md5 in files]
+
+    @classmethod
+    def _how_to_get_it(cls) -> str:
+        return (
+            f'Unpack {cls.torchvision_set.url} there, set download=True once, or set data_root to where it is (in '
+            f'the configs: RESIST_MM_{cls.__name__}=/path/ in the environment)'
+        )
 
 
 @DATASETS.register_module()

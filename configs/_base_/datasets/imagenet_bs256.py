@@ -1,20 +1,15 @@
 # ImageNet (ILSVRC2012) at 224x224, 256 images a worker; standard augmentation, the paper names no other.
 # RESIST_MM_IMAGENET=/path/ says where the folders train/ and val/ are.
 data_root = '{{$RESIST_MM_IMAGENET:data/imagenet/}}'
-tensor_pipeline = [
-    dict(type='ToImage'),
-    dict(type='ToDtype', dtype='float32', scale=True),
-    dict(type='Normalize', mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-]
 train_pipeline = [
     dict(type='RandomResizedCrop', size=224, antialias=True),
     dict(type='RandomHorizontalFlip'),
-    *tensor_pipeline,
+    dict(type='ToImage'),  # uint8; normalised by the model's data_preprocessor
 ]
 test_pipeline = [
     dict(type='Resize', size=256, antialias=True),
     dict(type='CenterCrop', size=224),
-    *tensor_pipeline,
+    dict(type='ToImage'),  # uint8; normalised by the model's data_preprocessor
 ]
 train_dataloader = dict(
     batch_size=256,

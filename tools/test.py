@@ -69,12 +69,12 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
-    cfg = load_config(args)
     try:
+        cfg = load_config(args)
         check_data_sets(cfg, ['test_dataloader'])
+        init_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
-    init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

@@ -73,14 +73,15 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     """Train."""
-    cfg = load_config(parse_args())
-    dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
+    args = parse_args()
     try:
+        cfg = load_config(args)
+        dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
+        init_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
-    init_distributed(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
     finish_distributed()

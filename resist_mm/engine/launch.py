@@ -74,12 +74,12 @@ def finish_distributed() -> None:
 
 
 def end_with(error: Exception) -> NoReturn:
-    """End all workers of a job with an error that the user can mend, said once and without a traceback.
+    """End a job with an error that the user can mend, said once on each machine and without a traceback.
 
-    For errors that every worker has alike. The others wait, so that the launcher does
-    not end worker 0 before it has spoken.
+    For errors that all workers of a machine have alike. All but the first of them wait,
+    so that the launcher does not end that one before it has spoken.
     """
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0':
+    if _rank_on_this_machine() != 0:
         time.sleep(OTHERS_WAIT_SEC)
         sys.exit(1)
     sys.exit(f'{type(error).__name__}: {error}')
@@ -108,3 +108,9 @@ def _workers_on_this_machine() -> int:
         if name in os.environ:
             return int(os.environ[name])
     return 1
+
+
+def _rank_on_this_machine() -> int:
+    # LOCAL_RANK is torchrun's only beside RANK: the scripts set it for mmengine, too
+    names = ('LOCAL_RANK',) if 'RANK' in os.environ else ('SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -1,7 +1,17 @@
 """How parameters move between the workers at the end of a round."""
 
 from .codec import Codec, build_codec
-from .cost import NetworkSize, PartSize, RoundCost, Schedule, ddp_cost, gpipe_cost, local_sgd_cost, resist_cost
+from .cost import (
+    NetworkSize,
+    PartSize,
+    RoundCost,
+    Schedule,
+    ddp_cost,
+    gpipe_cost,
+    local_sgd_cost,
+    resist_cost,
+    warmup_cost,
+)
 from .parcel import Parcel
 from .plan import ExchangePlan, Transfer
 from .transport import BlockStore, Traffic, Transport, all_reduce_bytes
@@ -24,4 +34,5 @@ __all__ = [
     'gpipe_cost',
     'local_sgd_cost',
     'resist_cost',
+    'warmup_cost',
 ]

@@ -29,6 +29,7 @@ __all__ = [
     'gpipe_cost',
     'local_sgd_cost',
     'resist_cost',
+    'warmup_cost',
 ]
 
 DEFAULT_SAMPLES = 1000
@@ -94,42 +95,44 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is.
+    """How long a run is, and when its model is made whole.
 
     Attributes:
-        iters_per_epoch: Iterations in which all workers together see the data once.
-        epochs: Passes over the data, of all workers together.
+        iters: Iterations of a worker.
         local_iters: Iterations of a round, l in the paper.
+        epochs: Passes over the data, of all workers together; None: not known.
         warmup_rounds: Rounds of local SGD before ResIST begins; of ResIST's only.
+        whole_at: Iterations after which the model is made whole, for a validation or a
+            checkpoint, and a round may end early; after the last one it always is.
     """
 
-    iters_per_epoch: float
-    epochs: float
+    iters: int
     local_iters: int
+    epochs: float | None = None
     warmup_rounds: int = 0
+    whole_at: tuple[int, ...] = ()
 
     @classmethod
     def of_data(
-        cls,
-        num_images: int,
-        batch_size: int,
-        num_workers: int,
-        epochs: float,
-        local_iters: int,
-        warmup_rounds: int = 0,
+        cls, num_images: int, batch_size: int, num_workers: int, epochs: float, local_iters: int
     ) -> Schedule:
         """The schedule of workers that share a data set; ``batch_size`` is one worker's."""
-        return cls(ceil(num_images / (num_workers * batch_size)), epochs, local_iters, warmup_rounds)
+        return cls(ceil(ceil(num_images / (num_workers * batch_size)) * epochs), local_iters, epochs)
 
     @property
-    def iters(self) -> int:
-        """Iterations of a run."""
-        return ceil(self.iters_per_epoch * self.epochs)
+    def whole_rounds(self) -> list[int]:
+        """The rounds that end with the whole model; the last one does."""
+        ends, rounds, previous = [], 0, 0
+        for iteration in sorted({at for at in self.whole_at if at < self.iters} | {self.iters}):
+            rounds += ceil((iteration - previous) / self.local_iters)
+            previous = iteration
+            ends.append(rounds - 1)
+        return ends
 
     @property
     def rounds(self) -> int:
-        """Rounds of a run; the last one may be shorter, but is exchanged as any."""
-        return ceil(self.iters / self.local_iters)
+        """Rounds of a run; one that ends early is exchanged as any."""
+        return self.whole_rounds[-1] + 1
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class RoundCost:
         num_workers: Number of workers, S in the paper.
         paper: Uploads and downloads of everything held.
         wire: Every byte once.
-        last_wire: The same in the last round of a run, after which the model is whole.
+        last_wire: The same in a round after which the model is whole, always fp32.
         messages: Number of point-to-point messages and collectives in a round.
         idle_share: Share of the time for which a pipeline's workers wait.
     """
@@ -154,8 +157,10 @@ class RoundCost:
     messages: float
     idle_share: float = 0.0
 
-    def per_epoch(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float]:
-        """Bytes of an average epoch, in both ways of counting: paper, wire."""
+    def per_epoch(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float] | None:
+        """Bytes of an average epoch, in both ways of counting: paper, wire; None if epochs are not known."""
+        if schedule.epochs is None:
+            return None
         paper, wire = self.per_run(schedule, warmup)
         return paper / schedule.epochs, wire / schedule.epochs
 
@@ -163,18 +168,23 @@ class RoundCost:
         """Bytes of a run, in both ways of counting: paper, wire.
 
         What is sent in every iteration counts by iterations, what is sent at the end
-        of a round counts by rounds; ``warmup`` is what a warm-up round costs.
+        of a round counts by rounds; ``warmup`` is what a warm-up round costs. On the wire
+        rounds that end with the whole model count as such, the paper does not tell them
+        from others.
         """
         if self.protocol in ('ddp', 'gpipe'):
             rounds = schedule.iters / schedule.local_iters
             return self.paper * rounds, self.wire * rounds
         before = 0 if warmup is None else min(schedule.warmup_rounds, schedule.rounds)
-        after = schedule.rounds - before
-        paper, wire = self.paper * after, self.wire * (after - 1) + self.last_wire if after else 0.0
+        paper, wire = self._rounds(schedule, before, schedule.rounds)
         if warmup is not None:
-            paper += warmup.paper * before
-            wire += warmup.wire * before
+            more = warmup._rounds(schedule, 0, before)
+            paper, wire = paper + more[0], wire + more[1]
         return paper, wire
+
+    def _rounds(self, schedule: Schedule, first: int, end: int) -> tuple[float, float]:
+        whole = sum(first <= index < end for index in schedule.whole_rounds)
+        return self.paper * (end - first), self.wire * (end - first - whole) + self.last_wire * whole
 
 
 def resist_cost(
@@ -236,6 +246,19 @@ def local_sgd_cost(network: NetworkSize, num_workers: int, codec: Codec | None =
         wire=network.whole.average_bytes(num_workers, codec),
         last_wire=network.whole.average_bytes(num_workers),
         messages=1,
+    )
+
+
+def warmup_cost(network: NetworkSize, num_workers: int, codec: Codec | None = None) -> RoundCost:
+    """A warm-up round of ResIST: local SGD whose shared part and blocks are averaged one by one."""
+    parts = [network.shared, *network.blocks]
+    return RoundCost(
+        'local_sgd',
+        num_workers,
+        paper=2 * num_workers * sum(part.message_bytes(codec) for part in parts),
+        wire=sum(part.average_bytes(num_workers, codec) for part in parts),
+        last_wire=network.whole.average_bytes(num_workers),
+        messages=len(parts),
     )
 
 

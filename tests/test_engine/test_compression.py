@@ -10,7 +10,15 @@ from mmengine.optim import OptimWrapper
 from resist_mm.engine.optimizer_state import OptimizerState
 from resist_mm.engine.worker_rounds import WorkerRounds
 from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import ExchangePlan, NetworkSize, PartSize, build_codec, local_sgd_cost, resist_cost
+from resist_mm.exchange import (
+    ExchangePlan,
+    NetworkSize,
+    PartSize,
+    build_codec,
+    local_sgd_cost,
+    resist_cost,
+    warmup_cost,
+)
 from resist_mm.partition import Assignment, PartitionSampler
 from tests.toy import ToyModel
 from tests.workers import run_workers
@@ -65,8 +73,8 @@ def _exchange_with(codecs: list[dict | None]) -> list[tuple]:
         after = _snapshot(rounds)
         _train_somehow(rounds, 1)
         trained = _snapshot(rounds)
-        rounds.exchange(None, restart_momentum=True, statistics_travel=False)
-        results.append((before, after, traffic, trained, _snapshot(rounds)))
+        last = rounds.exchange(None, restart_momentum=True, statistics_travel=False)
+        results.append((before, after, traffic, trained, _snapshot(rounds), last))
     return results
 
 
@@ -131,8 +139,8 @@ def test_top_k_hands_a_block_over_whole_to_those_who_lack_its_old_value(exchange
 @pytest.mark.parametrize('index', range(len(CODECS)))
 def test_making_the_model_whole_is_exact(exchanged, index):
     of_workers, assignment = exchanged[index], SAMPLER.sample(1)
-    mean = torch.stack([trained['shared'] for _, _, _, trained, _ in of_workers]).mean(0)
-    for *_, whole in of_workers:
+    mean = torch.stack([trained['shared'] for _, _, _, trained, *_ in of_workers]).mean(0)
+    for *_, whole, _ in of_workers:
         torch.testing.assert_close(whole['shared'], mean, rtol=0, atol=1e-6)
         for block in range(6):
             expected = _mean(of_workers, 3, assignment, block)
@@ -149,7 +157,7 @@ def test_error_feedback_loses_nothing(exchanged):
 
 @pytest.mark.parametrize('index', range(len(CODECS) + 1))
 def test_bytes_counted_by_the_workers_add_up_to_the_plan(exchanged, index):
-    traffics = [traffic for _, _, traffic, _, _ in exchanged[index]]
+    traffics = [traffic for _, _, traffic, *_ in exchanged[index]]
     assert sum(traffic.sent for traffic in traffics) == pytest.approx(traffics[0].total)
     assert sum(traffic.received for traffic in traffics) == pytest.approx(traffics[0].total)
     assert len({traffic.total for traffic in traffics}) == 1
@@ -175,29 +183,38 @@ def _part_of(params) -> PartSize:
     return PartSize(sum(p.numel() for p in params if p.dim() > 1), sum(p.numel() for p in params if p.dim() == 1))
 
 
-@pytest.mark.parametrize('index', range(1 + len(CODECS)))
-def test_the_cost_model_says_what_is_really_sent(exchanged, index):
+def _size_of_toy() -> NetworkSize:
     worker = _rounds(None).worker
     blocks = [_part_of(worker.flat_block(b).params) for b in range(worker.num_blocks)]
-    size = NetworkSize(_part_of([p for flat in worker.shared for p in flat.params]), tuple(blocks))
+    return NetworkSize(_part_of([p for flat in worker.shared for p in flat.params]), tuple(blocks))
+
+
+@pytest.mark.parametrize('index', range(1 + len(CODECS)))
+def test_the_cost_model_says_what_is_really_sent(exchanged, index):
+    size = _size_of_toy()
     codec = build_codec([None, *CODECS][index])
-    assert resist_cost(size, WORKERS, 3, samples=1, codec=codec).wire == exchanged[index][0][2].total
+    _, _, traffic, _, _, last = exchanged[index][0]
+    assert resist_cost(size, WORKERS, 3, samples=1, codec=codec).wire == traffic.total
+    whole = ExchangePlan.between(SAMPLER.sample(1), Assignment.full(WORKERS, len(size.blocks)))
+    handed_over = whole.total([block.message_bytes() for block in size.blocks])
+    assert last.total == size.shared.average_bytes(WORKERS) + handed_over, 'the whole model is made in fp32'
 
 
-def _average_with(codecs: list[dict | None]) -> list[float]:
+def _average_with(codecs: list[dict | None], deal_blocks: bool) -> list[float]:
     totals = []
     for codec in codecs:
         model = ToyModel()
         state = OptimizerState(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
-        rounds = WorkerRounds(WorkerState(model, state, deal_blocks=False), build_codec(codec))
-        everything = Assignment.full(dist.get_world_size(), 0)
+        rounds = WorkerRounds(WorkerState(model, state, deal_blocks), build_codec(codec))
+        everything = Assignment.full(dist.get_world_size(), rounds.worker.num_blocks)
         rounds.begin(everything)
         totals.append(rounds.exchange(everything, restart_momentum=True, statistics_travel=False).total)
     return totals
 
 
-def test_the_cost_model_of_local_sgd_says_what_is_really_sent():
+@pytest.mark.parametrize('deal_blocks', [False, True])
+def test_the_cost_model_of_local_sgd_and_of_warm_up_says_what_is_really_sent(deal_blocks):
     codecs = [None, *CODECS]
-    size = NetworkSize(_part_of(list(ToyModel().parameters())))
-    expected = [local_sgd_cost(size, 2, build_codec(codec)).wire for codec in codecs]
-    assert run_workers(_average_with, 2, codecs) == [expected] * 2
+    cost = warmup_cost if deal_blocks else local_sgd_cost
+    expected = [cost(_size_of_toy(), 2, build_codec(codec)).wire for codec in codecs]
+    assert run_workers(_average_with, 2, codecs, deal_blocks) == [expected] * 2

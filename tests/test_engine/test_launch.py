@@ -113,3 +113,27 @@ def test_a_protocol_without_its_wrapper():
     cfg.model_wrapper_cfg = dict(type='resist_mm.LocalModel')
     launch.check_wrapper(cfg)
     launch.check_wrapper(Config(dict(launcher='pytorch', custom_hooks=[dict(type='EMAHook')])))
+
+
+@pytest.mark.parametrize(
+    ('environment', 'speaks'),
+    [
+        (dict(), True),
+        (dict(RANK='2', LOCAL_RANK='0'), True),
+        (dict(RANK='3', LOCAL_RANK='1'), False),
+        (dict(SLURM_PROCID='3', SLURM_LOCALID='1', LOCAL_RANK='0'), False),
+        (dict(SLURM_PROCID='2', SLURM_LOCALID='0', LOCAL_RANK='0'), True),
+        (dict(OMPI_COMM_WORLD_LOCAL_RANK='1', LOCAL_RANK='0'), False),
+    ],
+)
+def test_an_error_is_said_once_on_each_machine(monkeypatch, environment, speaks):
+    for name in ('RANK', 'LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    waited = []
+    monkeypatch.setattr(launch.time, 'sleep', waited.append)
+    with pytest.raises(SystemExit) as ended:
+        launch.end_with(FileNotFoundError('no such set'))
+    assert ended.value.code == ('FileNotFoundError: no such set' if speaks else 1)
+    assert bool(waited) != speaks

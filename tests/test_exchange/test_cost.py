@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resist_mm.engine.hooks.cuts import cut_rounds
 from resist_mm.exchange import ExchangePlan
 from resist_mm.exchange.codec import Quantize, TopK
 from resist_mm.exchange.cost import (
@@ -104,11 +105,24 @@ def test_top_k_sends_blocks_whole_only_to_those_who_lack_the_old_value():
 def test_warm_up_rounds_cost_what_local_sgd_costs():
     cost = RoundCost('resist', 2, paper=10, wire=5, last_wire=7, messages=1)
     warmup = RoundCost('local_sgd', 2, paper=100, wire=50, last_wire=50, messages=1)
-    schedule = Schedule(iters_per_epoch=10, epochs=2, local_iters=2, warmup_rounds=4)
+    schedule = Schedule(iters=20, local_iters=2, warmup_rounds=4)
     assert cost.per_run(schedule, warmup) == (4 * 100 + 6 * 10, 4 * 50 + 5 * 5 + 7)
     assert warmup.per_run(schedule) == (1000, 500)
-    only = Schedule(10, 2, 2, warmup_rounds=20)
+    only = Schedule(20, 2, warmup_rounds=20)
     assert cost.per_run(only, warmup) == (1000, 500)
+    assert cost.per_epoch(schedule, warmup) is None, 'it does not say how many epochs'
+    with_validations = Schedule(20, 2, warmup_rounds=4, whole_at=(4, 10))
+    assert cost.per_run(with_validations, warmup) == (460, 4 * 50 + 4 * 5 + 2 * 7)
+
+
+@pytest.mark.parametrize('whole_at', [(), (49,), (50, 100), (30, 60, 90, 120), (120,)])
+def test_rounds_that_validations_end(whole_at):
+    schedule = Schedule(iters=120, local_iters=50, whole_at=whole_at)
+    needed = {*whole_at, 120}
+    rounds = cut_rounds(50, needed)[1]
+    assert schedule.rounds == rounds
+    cost = RoundCost('resist', 2, paper=10, wire=5, last_wire=7, messages=1)
+    assert cost.per_run(schedule) == (10 * rounds, 5 * rounds + 2 * len(needed))
 
 
 def test_data_parallel_averages_gradients_in_every_iteration():
@@ -150,7 +164,7 @@ def test_one_worker_sends_nothing():
 def test_totals_of_the_paper_s_run():
     """Fig. 4: four workers, 160 epochs of 98 iterations, a round every 50."""
     schedule = Schedule.of_data(50_000, batch_size=128, num_workers=4, epochs=160, local_iters=50)
-    assert (schedule.iters_per_epoch, schedule.iters, schedule.rounds) == (98, 15_680, 314)
+    assert (schedule.iters, schedule.rounds) == (98 * 160, 314)
     resist = resist_cost(RESNET101, 4, 6, samples=10)
     assert resist.per_run(schedule)[0] / GB == pytest.approx(225, rel=0.01)
     assert local_sgd_cost(RESNET101, 4).per_run(schedule)[0] / GB == pytest.approx(410, rel=0.02)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resist_mm.models import PartitionableResNet, PreActResNet, partitioned_stages
+from resist_mm.models.backbones import CIFARResNet
 
 SMALL = dict(base_channels=8, stage_blocks=(1, 2, 4, 1))
 BACKBONES = {
@@ -519,3 +520,10 @@ def test_a_frozen_partitioned_stage_is_an_error_that_says_so(make):
     model = make(frozen_stages=3)
     with pytest.raises(ValueError, match=r'no trainable parameters: .*frozen_stages'):
         model.layer3.hold([])
+
+
+def test_the_cifar_resnet_does_not_start_with_empty_residual_branches():
+    model = CIFARResNet(stage_blocks=(1, 1, 3, 1), base_channels=4)
+    model.init_weights()
+    assert not model.norm_eval
+    assert all((norm.weight == 1).all() for name, norm in model.named_modules() if name.endswith('bn2'))

@@ -140,6 +140,27 @@ def test_codec_and_warm_up_of_a_config_are_counted(config, costs):
     assert resist['paper_gb_per_run'] == pytest.approx(expected)
 
 
+def test_validations_of_a_config_are_counted(config, costs):
+    options = ('--workers', 2, '--num-images', 100, '--image-size', 32, 32)
+    text = config.read_text().replace('local_iters=7, ', '')
+    config.write_text(text)
+    resist = costs('--config', config, *options)[0]
+    # 50 is the default of the hook
+    assert (resist['local_iters'], resist['rounds'], resist['whole_rounds']) == (50, 1, 1)
+    config.write_text(
+        f"{text}custom_hooks[0]['local_iters'] = 7\nval_cfg = dict()\ntrain_cfg['val_interval'] = 1\n"
+    )
+    resist = costs('--config', config, *options)[0]
+    # two epochs of ten iterations: rounds of 7 and 3, twice
+    assert (resist['rounds'], resist['whole_rounds']) == (4, 2)
+    config.write_text(
+        f"{text}custom_hooks[0]['local_iters'] = 7\ntrain_cfg = dict(max_iters=20)\n"
+        'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5))\n'
+    )
+    resist = costs('--config', config, *options)[0]
+    assert (resist['rounds'], resist['whole_rounds']) == (4, 4)
+
+
 def test_what_a_config_does_not_say_is_asked_for(config, comm_cost):
     text = config.read_text()
     config.write_text(text.split('custom_hooks')[0])
@@ -153,7 +174,12 @@ def test_costs_of_a_real_config(costs):
     config = ROOT / 'configs/cifar/preact-resnet101_resist-6bit_4xb128-160e_cifar100.py'
     rows = costs('--config', config, '--workers', 4, '--num-images', 50_000)
     named = costs('--arch', 'preact_resnet101', '--workers', 4, '--codec', 'q6')
-    assert [row['wire_gb_per_run'] for row in rows] == pytest.approx([row['wire_gb_per_run'] for row in named])
+    for found, expected in zip(rows, named, strict=True):
+        assert found['wire_gb_per_round'] == pytest.approx(expected['wire_gb_per_round'])
+        # a validation after every fifth of 160 epochs of 98 iterations: nine full rounds and one of 40
+        assert (found['rounds'], found['whole_rounds'], expected['rounds']) == (320, 32, 314)
+    exact = 2 * 3 * 4 * (41_396_900 - 22 * 1_180_672) / 1e9  # of the shared part alone
+    assert rows[0]['wire_gb_per_run'] > 288 * rows[0]['wire_gb_per_round'] + 32 * exact
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,23 @@ def test_time_to_a_target_adds_up_the_rounds_before_it(paper_table: ModuleType, 
     assert rows(paper_table, tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '4'
 
 
+def test_rounds_that_were_lost_before_resuming_do_not_count(paper_table: ModuleType, tmp_path: Path):
+    config = 'preact-resnet101_resist_4xb256-90e_in1k'
+    write_run(tmp_path, config, [60.0, 61.0, 62.0], seconds=(3600, 3600, 3600), epochs=10)
+    (first,) = tmp_path.glob('2*/*.log')
+    again = tmp_path / '20260101_120000'
+    (again / 'vis_data').mkdir(parents=True)
+    # resumed behind the first round, with faster rounds
+    lines = first.read_text().replace('in 3599.00 s', 'in 1799.00 s').splitlines()
+    lines = [line for line in lines if 'Round 0' not in line and '[5]' not in line and '[15]' not in line]
+    (again / f'{again.name}.log').write_text('\n'.join(line for line in lines if 'Round 2' not in line))
+    scalars = [dict(lr=0.03, time=0.2, iter=300, step=300), {'accuracy/top1': 71.0, 'step': 10}]
+    (again / 'vis_data/scalars.json').write_text('\n'.join(map(json.dumps, scalars)))
+    # an hour of the first run and half an hour of the second
+    assert rows(paper_table, tmp_path, '5')['ResIST, 4 workers, ImageNet', 'hours to 70.7'][1] == '1.5'
+    assert rows(paper_table, tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '1.5'
+
+
 def test_time_to_a_target_without_rounds(paper_table: ModuleType, tmp_path: Path):
     config = 'preact-resnet101_local-sgd_4xb256-90e_in1k'
     write_run(tmp_path, config, [60.0, 71.0], seconds=())

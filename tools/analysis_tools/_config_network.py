@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
+from resist_mm.engine.launch import ROUND_HOOKS
 from resist_mm.exchange.cost import NetworkSize, PartSize
 from resist_mm.models import PartitionedStage, partitioned_stages
 
@@ -28,6 +29,7 @@ class ConfigRun:
         epochs: Passes over the data.
         iters: Iterations of the run, where the config counts those.
         hook: The config of the hook that runs rounds; empty if there is none.
+        whole_every: Intervals of validation and checkpoints, in epochs; in iterations in a run that counts those.
     """
 
     network: NetworkSize
@@ -36,6 +38,7 @@ class ConfigRun:
     epochs: int | None
     iters: int | None
     hook: dict[str, Any]
+    whole_every: tuple[int, ...] = ()
 
 
 def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigRun:
@@ -57,7 +60,7 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         raise ValueError(f'{path} has no model, whose parameters are what is to be counted')
     loader = cfg.get('train_dataloader') or {}
     train_cfg = cfg.get('train_cfg') or {}
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if 'local_iters' in hook]
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] in ROUND_HOOKS]
     preprocessor = cfg.model.get('data_preprocessor') or {}
     pipelines = [*_pipelines(loader.get('dataset')), preprocessor.get('train_pipeline') or []]
     return ConfigRun(
@@ -67,7 +70,19 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         epochs=train_cfg.get('max_epochs'),
         iters=train_cfg.get('max_iters'),
         hook=dict(hooks[0]) if hooks else {},
+        whole_every=_whole_every(cfg),
     )
+
+
+def _whole_every(cfg: Config) -> tuple[int, ...]:
+    train_cfg = cfg.get('train_cfg') or {}
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    by_iters = 'max_iters' in train_cfg
+    validates = cfg.get('val_cfg') is not None
+    intervals = [train_cfg.get('val_interval', 1000 if by_iters else 1)] * validates  # mmengine's defaults
+    if checkpoint.get('by_epoch', True) != by_iters:
+        intervals.append(checkpoint.get('interval', -1))
+    return tuple(sorted({interval for interval in intervals if interval > 0}))
 
 
 def _build(cfg: Config, path: str) -> nn.Module:
@@ -133,13 +148,15 @@ def _image_size(pipelines: Iterable[Any]) -> tuple[int, int] | None:
     """The size that the training pipeline makes images of, taken as height and width."""
     size = None
     for transform in (t for pipeline in pipelines for t in pipeline if isinstance(t, dict)):
-        key = next((key for key in ('crop_size', 'scale', 'size') if key in transform), '')
-        scale = transform.get(key)
-        if isinstance(scale, int) and not isinstance(scale, bool):
-            size = (scale, scale)
-        elif isinstance(scale, list | tuple) and len(scale) == 2 and all(isinstance(n, int) for n in scale):
-            # mmcv writes (width, height), torchvision's "size" is (height, width)
-            size = (scale[0], scale[1]) if key == 'size' else (scale[1], scale[0])
+        for key in ('crop_size', 'size', 'scale'):
+            found = transform.get(key)
+            if isinstance(found, int) and not isinstance(found, bool):
+                size = (found, found)
+                break
+            if isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(n, int) for n in found):
+                # mmcv writes (width, height), torchvision's "size" is (height, width)
+                size = (found[0], found[1]) if key == 'size' else (found[1], found[0])
+                break
     return size
 
 

@@ -105,10 +105,14 @@ def _read_log(path: Path, run: RunSummary) -> None:
     if tested.is_file():
         run.metrics = json.loads(tested.read_text())
     trained, steps = _read_scalars(path.parent / 'vis_data/scalars.json', run)
-    rounds_before = []
+    rounds_before, resumed = [], False
     for line in text.splitlines():
         if ended := ROUND.search(line):
-            run.rounds[int(ended['index'])] = {key: float(value or 0) for key, value in ended.groupdict().items()}
+            index = int(ended['index'])
+            if not resumed:  # what an earlier run did beyond the checkpoint was lost
+                run.rounds = {i: of_round for i, of_round in run.rounds.items() if i < index}
+                resumed = True
+            run.rounds[index] = {key: float(value or 0) for key, value in ended.groupdict().items()}
             trained = True
         elif VALIDATED.search(line):
             rounds_before.append(max(run.rounds, default=-1) + 1)

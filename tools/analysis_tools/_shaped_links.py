@@ -77,7 +77,10 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
     check_links(rate)
     tag = f'rm{os.getpid()}'
     links = [Link(f'{tag}w{worker}', f'10.77.0.{worker + 1}') for worker in range(num_workers)]
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    # nohup lets a closed terminal be ignored
+    handled = [number for number in ends if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, _interrupt) for number in handled}
     try:
         _run('ip', 'link', 'add', f'{tag}br', 'type', 'bridge')
         _run('ip', 'link', 'set', f'{tag}br', 'up')
@@ -87,7 +90,7 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
     finally:
         # a second Ctrl-C must not leave half of it
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in handled:
             signal.signal(number, signal.SIG_IGN)
         for worker, link in enumerate(links):
             _run('ip', 'link', 'del', f'{tag}v{worker}', check=False)

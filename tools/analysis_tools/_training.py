@@ -123,8 +123,8 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
     before = _peak_bytes(None)
     trainee = Trainee(args, deal_blocks=protocol == 'resist')
     result = _train_ddp(args, trainee) if protocol == 'ddp' else _train_rounds(args, trainee)
-    peak = _peak_bytes(trainee.device)
-    result['memory']['peak'] = peak - before if trainee.device.type == 'cpu' else peak
+    if trainee.device.type == 'cpu':
+        result['memory']['peak'] -= before
     return result
 
 
@@ -158,7 +158,8 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
         trainee.iterate()
         memories.append(trainee.resident())
     memory = {key: max(memory[key] for memory in memories) for key in memories[0]}
-    return dict(found, memory=dict(memory, activations=activations, buffers=buffers))
+    peak = _peak_bytes(trainee.device)
+    return dict(found, memory=dict(memory, activations=activations, buffers=buffers, peak=peak))
 
 
 def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
@@ -168,19 +169,21 @@ def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     )
     trainee.iterate()
     memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0)
+    trainee.iterate()  # DDP rebuilds its buckets after the first iteration
     per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size())
     found: dict[str, list[float]] = {
         key: [] for key in ('compute_sec', 'exchange_sec', 'together_sec', 'sent', 'link_bytes')
     }
     for _ in range(args.rounds):
-        with model.no_sync():
-            found['compute_sec'].append(trainee.iterations(args.timed_iters)[0])
-        trainee.iterate()  # the first synchronised one after that rebuilds buckets
         sent = sent_on_link() if args.link else 0
         found['together_sec'].append(trainee.iterations(args.timed_iters)[0])
         found['exchange_sec'].append(0.0)
         found['sent'].append(args.timed_iters * per_iteration)
         found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
+    memory['peak'] = _peak_bytes(trainee.device)
+    # afterwards: it makes gradients outside of the buckets
+    with model.no_sync():
+        found['compute_sec'] = [trainee.iterations(args.timed_iters)[0] for _ in range(args.rounds)]
     return dict(found, memory=memory)
 
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import _clone  # noqa: F401
@@ -34,10 +35,12 @@ from resist_mm.exchange import (
     gpipe_cost,
     local_sgd_cost,
     resist_cost,
+    warmup_cost,
 )
 from resist_mm.exchange.cost import DEFAULT_SAMPLES
 
 GB = 1e9
+DEFAULT_LOCAL_ITERS = 50  # of the hooks
 NAMES = dict(resist='ResIST', local_sgd='local SGD', ddp='data-parallel', gpipe='GPipe')
 
 
@@ -55,6 +58,7 @@ class Run:
         epochs: Passes over the data, of two workers and of more.
         iters: Iterations of the run, instead of length and epochs.
         warmup_rounds: Rounds of local SGD before ResIST begins.
+        whole_every: The model is made whole every so many epochs, or iterations in a run that counts those.
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
     """
@@ -68,20 +72,25 @@ class Run:
     epochs: tuple[float, float] | None
     iters: int | None = None
     warmup_rounds: int = 0
+    whole_every: tuple[int, ...] = ()
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
 
     def schedule(self, num_workers: int) -> Schedule | None:
         """How long the run is with so many workers."""
-        length, batch = self.length, self.batch_size
+        per_epoch = None
+        if self.length is not None and self.batch_size is not None:
+            per_epoch = ceil(self.length / (num_workers * self.batch_size))
         if self.iters is not None:
-            known = length is not None and batch is not None
-            per_epoch = length / (num_workers * batch) if known else self.iters  # type: ignore[operator]
-            return Schedule(per_epoch, self.iters / per_epoch, self.local_iters, self.warmup_rounds)
-        if length is None or self.epochs is None or batch is None:
+            iters, unit = self.iters, 1
+            epochs = None if per_epoch is None else iters / per_epoch
+        elif per_epoch is not None and self.epochs is not None:
+            epochs = self.epochs[0] if num_workers <= 2 else self.epochs[1]
+            iters, unit = ceil(per_epoch * epochs), per_epoch
+        else:
             return None
-        epochs = self.epochs[0] if num_workers <= 2 else self.epochs[1]
-        return Schedule.of_data(length, batch, num_workers, epochs, self.local_iters, self.warmup_rounds)
+        whole = {at for every in self.whole_every for at in range(every * unit, iters + 1, every * unit)}
+        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, tuple(sorted(whole)))
 
 
 def parse_args() -> argparse.Namespace:
@@ -147,18 +156,17 @@ def config_run(args: argparse.Namespace) -> Run:
     """The run of a config file.
 
     Raises:
-        ValueError: If the file is no config of a model, or nobody says how long a round is.
+        ValueError: If the file is no config of a model, or it has no rounds and nobody says how long they are.
     """
     with redirect_stdout(sys.stderr):  # some of what a config imports prints
         from _config_network import read_config
 
         found = read_config(args.config, tuple(args.image_size) if args.image_size else None)
     hook = found.hook
-    local_iters = args.local_iters or hook.get('local_iters')
-    if local_iters is None:
+    if not hook and args.local_iters is None:
         raise ValueError(
-            f'{args.config} has no custom_hooks with local_iters, so the length of a round is not known: '
-            'give --local-iters'
+            f'{args.config} has neither ResISTHook nor LocalSGDHook in custom_hooks, so the length of a round is '
+            'not known: give --local-iters'
         )
     notes = []
     if found.batch_size is None and args.batch_size is None:
@@ -172,12 +180,13 @@ def config_run(args: argparse.Namespace) -> Run:
         args.config,
         found.network,
         found.batch_size,
-        local_iters,
+        hook.get('local_iters', DEFAULT_LOCAL_ITERS),
         hook.get('min_blocks'),
         DATASETS[args.dataset].length if args.dataset else found.length,
         None if found.epochs is None else (found.epochs, found.epochs),
         found.iters,
         hook.get('warmup_rounds', 0),
+        found.whole_every,
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
     )
@@ -199,7 +208,8 @@ def run_of(args: argparse.Namespace) -> Run:
     if args.num_images is not None:
         run = replace(run, length=args.num_images)
     if args.epochs is not None:
-        run = replace(run, epochs=(args.epochs, args.epochs), iters=None)
+        every = run.whole_every if run.iters is None else ()  # those are counted in iterations
+        run = replace(run, epochs=(args.epochs, args.epochs), iters=None, whole_every=every)
     return run
 
 
@@ -220,7 +230,7 @@ def rows_of(run: Run, num_workers: int, blocks: int | None, args: argparse.Names
         least = run.min_blocks if blocks is None else blocks
         for name, codec in codecs.items():
             cost = resist_cost(run.network, num_workers, least, args.samples, args.seed, codec)
-            rows.append(as_row(run, name, cost, local_sgd[name]))
+            rows.append(as_row(run, name, cost, warmup_cost(run.network, num_workers, codec)))
     rows += [as_row(run, name, cost) for name, cost in local_sgd.items()]
     rows.append(as_row(run, 'none', ddp_cost(run.network, num_workers, run.local_iters)))
     if len(run.network.activations) >= num_workers and run.batch_size is not None:
@@ -240,7 +250,7 @@ def as_row(run: Run, codec: str, cost: RoundCost, warmup: RoundCost | None = Non
         wire_gb_per_round=cost.wire / GB,
     )
     amounts = dict(
-        epoch=cost.per_epoch(schedule, warmup) if schedule and run.length is not None else None,
+        epoch=cost.per_epoch(schedule, warmup) if schedule else None,
         run=cost.per_run(schedule, warmup) if schedule else None,
     )
     for unit, amount in amounts.items():
@@ -252,6 +262,7 @@ def as_row(run: Run, codec: str, cost: RoundCost, warmup: RoundCost | None = Non
         local_iters=run.local_iters,
         batch_size=run.batch_size,
         rounds=schedule.rounds if schedule else None,
+        whole_rounds=len(schedule.whole_rounds) if schedule else None,
         warmup_rounds=run.warmup_rounds if warmup else 0,
     )
     return row
@@ -277,6 +288,8 @@ def print_table(run: Run, rows: list[dict[str, Any]]) -> None:
         print(f'{NAMES[row["protocol"]]:15}{row["workers"]:>4}  {row["codec"]:9}{cells}')
     if run.length is None:
         print("\n?: the data set's files are not here to be counted: give --num-images or --dataset")
+    if run.whole_every:
+        print('\nrounds that a validation or a checkpoint ends make the model whole, in fp32: counted on the wire')
     for note in run.notes:
         print(f'\n{note}')
     if not any(row['protocol'] == 'gpipe' for row in rows):

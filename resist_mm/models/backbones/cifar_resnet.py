@@ -25,8 +25,8 @@ class CIFARResNet(PartitionableResNet):
 
     Args:
         stage_blocks (Sequence[int]): Number of blocks of every stage.
-        **kwargs: Arguments of ``resist_mm.PartitionableResNet``; by default
-            ``norm_eval`` and ``zero_init_residual`` are False, as in that network.
+        **kwargs: Arguments of ``resist_mm.PartitionableResNet``; unlike there, ``norm_eval``
+            and ``zero_init_residual`` are False by default.
     """
 
     def __init__(self, stage_blocks: Sequence[int], **kwargs: Any) -> None:

@@ -64,10 +64,11 @@ def test_a_missing_set_is_one_error_that_says_how_to_get_it(tmp_path: Path):
     assert not (tmp_path / 'run').exists()
 
 
-def test_input_is_measured_both_ways(folders: str):
+def test_input_is_measured_all_ways(folders: str):
     args = ('--seconds', 0.3, '--repeats', 1, '--cfg-options', 'train_dataloader.batch_size=8')
     out = run_tool('analysis_tools/benchmark_input.py', RESIST, *args, RESIST_MM_CIFAR10=folders)
-    memory, single = (float(n.replace(',', '')) for n in re.findall(r' ([\d,]+) images/s', out))
-    assert min(memory, single) > 0
-    (ratio,) = re.findall(r'ratio ([\d.]+)', out)
-    assert float(ratio) == pytest.approx(memory / single, abs=0.1, rel=0.01)
+    memory, *singles = (float(n.replace(',', '')) for n in re.findall(r' ([\d,]+) images/s', out))
+    assert len(singles) == 2 and min(memory, *singles) > 0
+    (ratios,) = re.findall(r'ratios ([\d., ]+), device', out)
+    expected = [memory / single for single in singles]
+    assert [float(ratio) for ratio in ratios.split(', ')] == pytest.approx(expected, abs=0.1, rel=0.01)

@@ -1,7 +1,8 @@
 """Measure a config's input: batches cut out of memory and augmented on the device, against single images.
 
-Both ways run the same transforms, those of the model's BatchPreprocessor, on the same images. The output is images
-per second up to the batch on the device, of one process.
+All ways run the same transforms, those of the model's BatchPreprocessor, on the same images: on whole batches on the
+device; on single images that lie in memory, too; on single images that are read from files and decoded, or cut out of
+torchvision's array. The output is images per second up to the batch on the device, of one training process.
 
 Example:
     python tools/analysis_tools/benchmark_input.py configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py
@@ -52,17 +53,17 @@ def images_per_second(dataloader: dict, preprocessor: dict, device: str, seconds
                 return count / (time.perf_counter() - began)
 
 
-def per_image(dataloader: ConfigDict, pipeline: list, num_workers: int) -> ConfigDict:
-    """The same loader with the transforms in the data set, which reads from files or from its array."""
+def per_image(dataloader: ConfigDict, pipeline: list, num_workers: int, in_memory: bool) -> ConfigDict:
+    """The same loader with the transforms in the data set."""
     dataloader = deepcopy(dataloader)
     dataloader.num_workers = num_workers
     dataloader.persistent_workers = num_workers > 0
-    dataloader.dataset.update(in_memory=False, pipeline=pipeline)
+    dataloader.dataset.update(in_memory=in_memory, pipeline=pipeline)
     return dataloader
 
 
 def main() -> None:
-    """Measure both ways, by turns, and print them side by side."""
+    """Measure all ways, by turns, and print them side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='with data sets in memory and a BatchPreprocessor')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -75,19 +76,19 @@ def main() -> None:
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     preprocessor = cfg.model.data_preprocessor
-    single = per_image(cfg.train_dataloader, preprocessor.train_pipeline, args.num_workers)
-    ways = {
-        'in memory, a batch at a time': (cfg.train_dataloader, preprocessor),
-        f'per image, {args.num_workers} worker processes': (single, dict(type='resist_mm.BatchPreprocessor')),
-    }
+    nothing = dict(type='resist_mm.BatchPreprocessor')
+    ways = {'in memory, whole batches': (cfg.train_dataloader, preprocessor)}
+    for name, in_memory in (('in memory, single images', True), ('single images', False)):
+        loader = per_image(cfg.train_dataloader, preprocessor.train_pipeline, args.num_workers, in_memory)
+        ways[f'{name}, {args.num_workers} loader processes'] = (loader, nothing)
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.repeats):
         for way, (dataloader, prepare) in ways.items():
             speeds[way].append(images_per_second(dataloader, prepare, args.device, args.seconds))
     for way, found in speeds.items():
-        print(f'{way:32} {max(found):10,.0f} images/s  (of {", ".join(f"{speed:,.0f}" for speed in found)})')
-    first, second = (max(found) for found in speeds.values())
-    print(f'ratio {first / second:.1f}, device {args.device}')
+        print(f'{way:45} {max(found):10,.0f} images/s  (of {", ".join(f"{speed:,.0f}" for speed in found)})')
+    first, *others = (max(found) for found in speeds.values())
+    print(f'ratios {", ".join(f"{first / other:.1f}" for other in others)}, device {args.device}')
 
 
 def _wait(device: str) -> None:

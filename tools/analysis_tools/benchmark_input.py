@@ -1,8 +1,8 @@
 """Measure a config's input: batches cut out of memory and augmented on the device, against single images.
 
-All ways run the same transforms, those of the model's BatchPreprocessor, on the same images: on whole batches on the
-device; on single images that lie in memory, too; on single images that are read from files and decoded, or cut out of
-torchvision's array. The output is images per second up to the batch on the device, of one training process.
+All ways run the same transforms, those of the model's BatchPreprocessor, on the same images: on whole batches on
+the device; on single images that lie in memory, too; on single images that are read from files and decoded, or cut
+out of torchvision's array. The output is images per second up to the batch on the device, of one training process.
 
 Example:
     python tools/analysis_tools/benchmark_input.py configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py

@@ -139,7 +139,7 @@ class TestTestLoss:
         found = detector().predict(inputs(2), [sample(), sample(boxes=())])
         evaluator.process(found)
         expected = (found[0].loss + found[1].loss) / 2
-        assert evaluator.evaluate(2)['loss'] == pytest.approx(expected)
+        assert evaluator.evaluate(2)['test/loss'] == pytest.approx(expected)
 
     def test_costs_no_second_forward_pass(self):
         model = detector()
@@ -258,7 +258,12 @@ def overfit_cfg(tmp_path, ids, size=160, epochs=60, lr=4e-3, seed=0):
             'param_scheduler': [{'type': 'CosineAnnealingLR', 'T_max': epochs, 'by_epoch': True}],
             'default_hooks': {
                 'logger': {'type': 'LoggerHook', 'interval': 10},
-                'checkpoint': {'type': 'CheckpointHook', 'interval': -1, 'save_last': False, 'save_best': 'loss'},
+                'checkpoint': {
+                    'type': 'CheckpointHook',
+                    'interval': -1,
+                    'save_last': False,
+                    'save_best': 'test/loss',
+                },
             },
             'default_scope': 'mmdet',
             'randomness': {'seed': seed},
@@ -289,7 +294,7 @@ def test_overfits_eight_real_images(tmp_path, one_thread):
 
     scalars = runner.message_hub.log_scalars
     assert scalars['val/pascal_voc/mAP'].current() >= 0.9
-    best = list((tmp_path / 'work_dir').glob('best_loss_epoch_*.pth'))
+    best = list((tmp_path / 'work_dir').glob('best_test_loss_epoch_*.pth'))
     assert len(best) == 1
 
     model = runner.model.eval()
@@ -299,4 +304,4 @@ def test_overfits_eight_real_images(tmp_path, one_thread):
     data = model.data_preprocessor(batch)
     assert any(len(found.ignored_instances) for found in data['data_samples'])
     trained = training_loss(model, data['inputs'], data['data_samples'])
-    assert scalars['val/loss'].current() == pytest.approx(trained, rel=1e-3)
+    assert scalars['val/test/loss'].current() == pytest.approx(trained, rel=1e-3)

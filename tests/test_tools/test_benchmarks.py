@@ -107,7 +107,12 @@ def test_links_are_removed_also_after_ctrl_c_and_with_the_terminal(number):
     command = [sys.executable, str(FOLDER / 'benchmark_exchange.py'), '--arch', 'preact_tiny', '--workers', '2']
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     script = subprocess.Popen(
-        [*command, '--rounds', '100000', '--link', '1gbit'], cwd=ROOT, env=env, start_new_session=True
+        [*command, '--rounds', '100000', '--link', '1gbit'],
+        cwd=ROOT,
+        env=env,
+        start_new_session=True,
+        # under nohup, or in a script's background, they would be ignored
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     made = []
     try:

@@ -2,8 +2,6 @@
 
 from .codec import Codec, build_codec
 from .cost import (
-    NetworkSize,
-    PartSize,
     RoundCost,
     Schedule,
     ddp_cost,
@@ -12,6 +10,7 @@ from .cost import (
     resist_cost,
     warmup_cost,
 )
+from .network_size import NetworkSize, PartSize
 from .parcel import Parcel
 from .plan import ExchangePlan, Transfer
 from .transport import BlockStore, Traffic, Transport, all_reduce_bytes

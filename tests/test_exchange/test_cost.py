@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from resist_mm.engine.hooks.cuts import cut_rounds
-from resist_mm.exchange import ExchangePlan
+from resist_mm.exchange import ExchangePlan, NetworkSize, PartSize
 from resist_mm.exchange.codec import Quantize, TopK
 from resist_mm.exchange.cost import (
-    NetworkSize,
-    PartSize,
     RoundCost,
     Schedule,
     ddp_cost,

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from resist_mm.engine.launch import ROUND_HOOKS
-from resist_mm.exchange.cost import NetworkSize, PartSize
+from resist_mm.exchange import NetworkSize, PartSize
 from resist_mm.models import PartitionedStage, partitioned_stages
 
 __all__ = ['ConfigRun', 'read_config']

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from resist_mm.exchange.cost import NetworkSize, PartSize
+from resist_mm.exchange import NetworkSize, PartSize
 
 __all__ = ['ARCHITECTURES', 'CODECS', 'DATASETS', 'Architecture', 'DataSet', 'build_classifier']
 

@@ -1,0 +1,69 @@
+"""The sizes that decide what a network's training sends. Plain arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .codec import Codec
+from .sharded_average import shard_bounds
+
+__all__ = ['FP32_BYTES', 'NetworkSize', 'PartSize']
+
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """The trainable parameters of a part of a network.
+
+    Attributes:
+        weights: Number of weights of convolutions and linear layers, which codecs compress.
+        others: Number of the other parameters, which always travel in fp32: norms, biases.
+    """
+
+    weights: int
+    others: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of parameters."""
+        return self.weights + self.others
+
+    def __add__(self, other: PartSize) -> PartSize:
+        return PartSize(self.weights + other.weights, self.others + other.others)
+
+    def message_bytes(self, codec: Codec | None = None) -> int:
+        """Size of a message with all of it."""
+        if codec is None or not self.weights:
+            return FP32_BYTES * self.total
+        return codec.message_bytes(self.weights) + FP32_BYTES * self.others
+
+    def average_bytes(self, num_workers: int, codec: Codec | None = None) -> int:
+        """Bytes that all workers together send to average it: a ring, or compressed shards."""
+        if codec is None or not self.weights:
+            return 2 * (num_workers - 1) * FP32_BYTES * self.total
+        bounds = shard_bounds(self.weights, num_workers)
+        shards = [codec.message_bytes(high - low) if high > low else 0 for low, high in bounds]
+        compressed = (num_workers - 1) * (sum(shards) + num_workers * max(shards))
+        return compressed + 2 * (num_workers - 1) * FP32_BYTES * self.others
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """The numbers of a network that decide what its training sends.
+
+    Attributes:
+        shared: The part that every worker holds.
+        blocks: Every partitioned block.
+        activations: Number of activations of one image behind every residual
+            block of the whole chain, where a pipeline can be cut. Empty: unknown.
+    """
+
+    shared: PartSize
+    blocks: tuple[PartSize, ...] = ()
+    activations: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> PartSize:
+        """The whole model."""
+        return sum(self.blocks, self.shared)

@@ -275,7 +275,7 @@ build_mmcv() { # VERSION FOLDER: builds a wheel from source, keeps it in the fol
     jobs=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}
     # without a fitting nvcc mmcv's build must not see the GPU, or it fails
     [ -n "$CUDA" ] || visible=(CUDA_VISIBLE_DEVICES=)
-    say "building mmcv $version from source with $jobs job(s), about 25 minutes on 2 cores; log: $LOGS/mmcv_build.log"
+    say "building mmcv $version from source with $jobs job(s), 10 to 25 minutes on 2 cores; log: $LOGS/mmcv_build.log"
     find "$folder" -maxdepth 1 -name '.build.*' -mmin +1440 -exec rm -rf {} + # of builds that were killed
     BUILD_DIR=$(mktemp -d "$folder/.build.XXXXXX")
     mkdir "$BUILD_DIR/tmp"

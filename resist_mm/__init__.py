@@ -14,7 +14,7 @@ from .version import __version__
 
 __all__ = ['__version__']
 
-_PARTS = ('datasets', 'engine', 'evaluation', 'exchange', 'models', 'partition', 'registry')
+_PARTS = ('datasets', 'evaluation', 'exchange', 'hooks', 'launch', 'models', 'partition', 'registry', 'rounds')
 
 
 def __getattr__(name: str) -> ModuleType:

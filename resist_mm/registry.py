@@ -11,7 +11,7 @@ from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'MODEL_WRAPPERS']
+__all__ = ['CODECS', 'DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'MODEL_WRAPPERS', 'PROTOCOLS']
 
 SCOPE = 'resist_mm'
 
@@ -22,7 +22,9 @@ MODEL_WRAPPERS = Registry(
     scope=SCOPE,
     locations=['resist_mm.models.wrappers'],
 )
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['resist_mm.engine.hooks'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['resist_mm.hooks'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['resist_mm.datasets'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['resist_mm.evaluation'])
 FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['resist_mm.datasets'])
+CODECS = Registry('codec', scope=SCOPE, locations=['resist_mm.builders'])
+PROTOCOLS = Registry('protocol', scope=SCOPE, locations=['resist_mm.builders'])

@@ -25,7 +25,7 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(
-        ['torch', 'mmengine.runner', 'resist_mm.engine', 'resist_mm.models', 'tests.toy']
+        ['torch', 'mmengine.runner', 'resist_mm.hooks', 'resist_mm.models', 'tests.toy']
     )
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()

@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.engine.launch import end_with, finish_distributed, init_distributed
+from resist_mm.launch import end_with, finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.engine.launch import check_wrapper, end_with, finish_distributed, init_distributed
+from resist_mm.launch import check_wrapper, end_with, finish_distributed, init_distributed
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,12 +9,13 @@ message agree bit for bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ['BF16', 'Codec', 'Quantize', 'TopK', 'build_codec']
+__all__ = ['BF16', 'Codec', 'Quantize', 'TopK']
+
+PIECE = 1 << 16  # numbers that are packed at a time: the words in between take eight times the memory
 
 
 class Codec(ABC):
@@ -25,14 +26,20 @@ class Codec(ABC):
             and receivers both have.
         whole_for_new_holders: Whether a block travels uncompressed where one of its new
             holders has no old value of it.
+        feeds_errors_back: Whether what is left out of the shared part is added in the next round.
     """
 
     uses_reference = False
     whole_for_new_holders = False
+    feeds_errors_back = False
 
     @abstractmethod
     def message_bytes(self, numel: int) -> int:
         """Size of the message of so many fp32 numbers, in bytes, overhead included."""
+
+    def scratch_bytes(self, numel: int) -> int:
+        """Most bytes that encoding or decoding so many numbers needs beside numbers and message."""
+        return 4 * numel
 
     @abstractmethod
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -104,6 +111,10 @@ class Quantize(Codec):
         """Codes of whole groups of eight numbers, and 8 bytes a chunk."""
         return -(-numel // 8) * self.bits + 8 * -(-numel // self.chunk)
 
+    def scratch_bytes(self, numel: int) -> int:
+        """Padded numbers, levels, random numbers and codes; packing is done piece by piece."""
+        return (9 + 4 * self.stochastic) * numel + 24 * PIECE
+
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Quantise and pack."""
         numel, num_chunks = tensor.numel(), -(-tensor.numel() // self.chunk)
@@ -115,8 +126,8 @@ class Quantize(Codec):
         chunks = padded.view(num_chunks, self.chunk)
         zero, most = chunks.aminmax(dim=1, keepdim=True)
         step = (most - zero) / (2**self.bits - 1)
-        levels = (chunks - zero) / step.clamp_min(torch.finfo(torch.float32).tiny)
-        levels = torch.floor(levels + torch.rand_like(levels)) if self.stochastic else levels.round()
+        levels = (chunks - zero).div_(step.clamp_min(torch.finfo(torch.float32).tiny))
+        levels = levels.add_(torch.rand_like(levels)).floor_() if self.stochastic else levels.round_()
         codes = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1)[: -(-numel // 8) * 8]
         scales = torch.cat([zero.view(-1), step.view(-1)])
         return torch.cat([_pack_bits(codes, self.bits), scales.view(torch.uint8)])
@@ -162,7 +173,7 @@ class TopK(Codec):
             raise ValueError(f"codec.new_holders must be 'whole' or 'largest', got {new_holders!r}")
         self.share = share
         self.whole_for_new_holders = new_holders == 'whole'
-        self.error_feedback = error_feedback
+        self.feeds_errors_back = error_feedback
 
     def _kept(self, numel: int) -> int:
         return min(numel, max(1, round(self.share * numel)))
@@ -170,6 +181,10 @@ class TopK(Codec):
     def message_bytes(self, numel: int) -> int:
         """A bit for every number and 4 bytes for every one that is kept."""
         return -(-numel // 8) + 4 * self._kept(numel)
+
+    def scratch_bytes(self, numel: int) -> int:
+        """Changes, their sizes, places of the largest; and the mask, which is packed piece by piece."""
+        return 9 * numel + 20 * self._kept(numel) + 24 * PIECE
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Find the largest."""
@@ -192,41 +207,27 @@ class TopK(Codec):
         out[kept] += changes
 
 
-CODECS: dict[str, type[Codec]] = dict(bf16=BF16, quantize=Quantize, topk=TopK)
-
-
-def build_codec(cfg: dict | None) -> Codec | None:
-    """Build a codec from a config such as ``dict(type='quantize', bits=6)``.
-
-    Raises:
-        ValueError: If the type is not known or an argument is out of range.
-        TypeError: If an argument is not known.
-    """
-    if cfg is None:
-        return None
-    arguments: dict[str, Any] = dict(cfg)
-    name = arguments.pop('type', None)
-    if name not in CODECS:
-        raise ValueError(f'codec must be dict(type=...) with one of {list(CODECS)}, got {dict(cfg)}')
-    return CODECS[name](**arguments)
-
-
 def _pack_bits(codes: Tensor, bits: int) -> Tensor:
     """Pack numbers below ``2 ** bits``, eight in ``bits`` bytes; shape (8n,) to (bits * n,)."""
     if bits == 8:
         return codes
-    groups = codes.view(-1, 8).to(torch.int64)
+    packed = torch.empty(codes.numel() // 8 * bits, dtype=torch.uint8, device=codes.device)
     shifts = torch.arange(8, device=codes.device) * bits
-    words = (groups << shifts).sum(1, keepdim=True)  # at most 56 bits
     places = torch.arange(bits, device=codes.device) * 8
-    return ((words >> places) & 255).to(torch.uint8).view(-1)
+    for piece, out in zip(codes.split(PIECE), packed.split(PIECE // 8 * bits), strict=True):
+        words = (piece.view(-1, 8).to(torch.int64) << shifts).sum(1, keepdim=True)  # at most 56 bits
+        out.copy_(((words >> places) & 255).view(-1))
+    return packed
 
 
 def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
     """The inverse of :func:`_pack_bits`."""
     if bits == 8:
         return packed
-    places = torch.arange(bits, device=packed.device) * 8
-    words = (packed.view(-1, bits).to(torch.int64) << places).sum(1, keepdim=True)
+    codes = torch.empty(packed.numel() // bits * 8, dtype=torch.uint8, device=packed.device)
     shifts = torch.arange(8, device=packed.device) * bits
-    return ((words >> shifts) & (2**bits - 1)).to(torch.uint8).view(-1)
+    places = torch.arange(bits, device=packed.device) * 8
+    for piece, out in zip(packed.split(PIECE // 8 * bits), codes.split(PIECE), strict=True):
+        words = (piece.view(-1, bits).to(torch.int64) << places).sum(1, keepdim=True)
+        out.copy_(((words >> shifts) & (2**bits - 1)).view(-1))
+    return codes

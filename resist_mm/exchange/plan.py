@@ -35,19 +35,25 @@ class ExchangePlan:
     messages form two batches: ``gathers`` to the aggregating workers, then
     ``deliveries`` from them.
 
+    Where every worker holds every block, as in local SGD, nothing is handed over: one average leaves the
+    mean everywhere, and there are no transfers.
+
     All workers derive the same plan; nobody sends it.
 
     Attributes:
         old (Assignment): Who holds the blocks before the exchange.
         new (Assignment): Who holds them after it.
-        aggregators (tuple[int, ...]): The aggregating worker of every block.
+        averaged (tuple[int, ...]): The blocks that are averaged over all workers, as the shared part is:
+            all or none.
+        aggregators (tuple[int, ...]): The aggregating worker of every other block.
         gathers (tuple[Transfer, ...]): First batch of messages.
         deliveries (tuple[Transfer, ...]): Second batch.
     """
 
     def __init__(self, old: Assignment, new: Assignment, aggregators: Sequence[int]) -> None:
         self.old, self.new = old, new
-        self.aggregators = tuple(aggregators)
+        self.averaged = tuple(range(old.num_blocks)) if old.is_full else ()
+        self.aggregators = () if old.is_full else tuple(aggregators)
         self.gathers = tuple(
             Transfer(block, source, target)
             for block, target in enumerate(self.aggregators)
@@ -73,7 +79,7 @@ class ExchangePlan:
                 f'the old assignment has {old.num_workers} workers and {old.num_blocks} blocks, '
                 f'the new one {new.num_workers} and {new.num_blocks}: they must be the same'
             )
-        return cls(old, new, _choose_aggregators(old, new))
+        return cls(old, new, () if old.is_full else _choose_aggregators(old, new))
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:

@@ -1,62 +1,55 @@
-"""The mean of compressed tensors, which no all-reduce can sum."""
+"""The mean of tensors that no all-reduce should sum: compressed ones, and those of half precision."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .parcel import Parcel
+from .message import Form, Payload
+from .wire import WireBytes, shard_bounds, shard_bytes, sharded_average_bytes
 
-__all__ = ['ShardedAverage', 'shard_bounds']
-
-SHARD_MULTIPLE = 8  # numbers are packed by eight
-
-
-def shard_bounds(numel: int, num_workers: int) -> list[tuple[int, int]]:
-    """Where the shard of each worker begins and ends; the last ones may be shorter, or empty."""
-    size = -(-numel // (num_workers * SHARD_MULTIPLE)) * SHARD_MULTIPLE
-    return [(min(w * size, numel), min((w + 1) * size, numel)) for w in range(num_workers)]
+__all__ = ['ShardedAverage']
 
 
 class ShardedAverage:
-    """Averages a parcel over all workers: reduce-scatter and all-gather of messages.
+    """Averages a payload over all workers: reduce-scatter and all-gather of messages.
 
-    Every worker sends each other one that one's shard, encoded; decodes and
-    averages what it gets for its own shard; and sends the result, encoded, to all.
-    All workers decode the same messages, so they agree bit for bit, and the number
-    of bytes is the codec's ratio times that of an all-reduce.
+    Every worker sends each other one that one's shard, encoded; decodes and averages, in fp32 at least, what it
+    gets for its own shard; and sends the result, encoded, to all. All workers decode the same messages, so they
+    agree bit for bit, and the number of bytes is the codec's ratio times that of an all-reduce.
 
-    Making the object sends off the first messages; :meth:`finish` does the rest.
+    Making the object sends off the first messages; :meth:`finish` does the rest. The mean is put in the payload's
+    ``staged``. A residual is added before encoding, and what is left out this time is put in
+    ``staged_residual`` (error feedback: Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014).
 
     Args:
-        parcel (Parcel): With a codec. Its tensor is replaced by the mean. A residual is
-            added before encoding and updated (error feedback: Seide et al., "1-Bit
-            Stochastic Gradient Descent", Interspeech 2014).
+        payload (Payload): The same on all workers, but for its value.
+        shares (Sequence[float], optional): The share of each worker in the mean; they add up to 1.
+            Defaults to None: all the same.
         host (bool): Whether messages go through host memory.
     """
 
-    def __init__(self, parcel: Parcel, host: bool = False) -> None:
-        residual = parcel.residual
-        self.parcel, self.residual, self.host = parcel, residual, host
+    def __init__(self, payload: Payload, shares: Sequence[float] | None = None, host: bool = False) -> None:
+        assert payload.value is not None
+        self.payload, self.shares, self.host = payload, shares, host
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
+        residual = payload.residual
+        self.total = payload.value if residual is None else payload.value + residual
+        self.bounds = shard_bounds(payload.numel, self.num_workers)
+        self.forms = [payload.gathered.shard(*bounds) for bounds in self.bounds]
+        self.sizes = shard_bytes(payload.numel, self.num_workers, payload.dtype.itemsize, payload.gathered.codec)
+        messages = [
+            _as_bytes(form.encode(self.total[low:high])) if low < high else self._bytes(0)
+            for form, (low, high) in zip(self.forms, self.bounds, strict=True)
+        ]
         if residual is not None:
-            parcel.tensor.add_(residual)
-        self.bounds = shard_bounds(parcel.tensor.numel(), self.num_workers)
-        shards = [parcel.shard(*bounds) for bounds in self.bounds]
-        self.mine = shards[self.rank]
-        self.shard_bytes = [shard.nbytes if shard.tensor.numel() else 0 for shard in shards]
-        messages = [shard.message() if shard.tensor.numel() else self._bytes(0) for shard in shards]
-        if residual is not None:
-            for shard, message, (low, high) in zip(shards, messages, self.bounds, strict=True):
-                if low < high:
-                    shard.open(message, residual[low:high])
-            torch.sub(parcel.tensor, residual, out=residual)
-            low, high = self.bounds[self.rank]
-            residual[low:high].zero_()
+            self._leave_out(messages)
         # a worker's own shard stays where it is, uncompressed
-        own = self.shard_bytes[self.rank]
-        splits = [0 if w == self.rank else size for w, size in enumerate(self.shard_bytes)]
+        own = self.sizes[self.rank]
+        splits = [0 if w == self.rank else size for w, size in enumerate(self.sizes)]
         received = [0 if w == self.rank else own for w in range(self.num_workers)]
         self.outgoing = torch.cat([m for w, m in enumerate(messages) if w != self.rank])
         self.incoming = self._bytes(own * (self.num_workers - 1))
@@ -66,59 +59,85 @@ class ShardedAverage:
         self.work = dist.all_to_all_single(self.incoming, self.outgoing, received, splits, async_op=True)
 
     @property
-    def sent(self) -> int:
-        """Bytes that this worker sends."""
-        gathered = (self.num_workers - 1) * max(self.shard_bytes)
-        return sum(self.shard_bytes) - self.shard_bytes[self.rank] + gathered
-
-    @property
-    def received(self) -> int:
-        """Bytes that this worker receives."""
-        return (self.num_workers - 1) * (self.shard_bytes[self.rank] + max(self.shard_bytes))
-
-    @property
-    def total(self) -> int:
-        """Bytes that all workers send."""
-        return (self.num_workers - 1) * (sum(self.shard_bytes) + self.num_workers * max(self.shard_bytes))
+    def bytes(self) -> WireBytes:
+        """Bytes on the wire."""
+        return sharded_average_bytes(self.sizes, self.rank)
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of the messages in memory."""
-        return self.outgoing.nbytes + self.incoming.nbytes + (self.num_workers + 1) * max(self.shard_bytes)
+        """Bytes of the messages in memory, and of what encoding one needs."""
+        messages = self.outgoing.nbytes + self.incoming.nbytes + (self.num_workers + 1) * max(self.sizes)
+        codec = self.payload.gathered.codec
+        low, high = self.bounds[0]
+        return messages + (0 if codec is None else codec.scratch_bytes(high - low))
 
     def finish(self) -> None:
         """Wait for the messages, average, and give the mean to all."""
         self.work.wait()
-        device = self.parcel.tensor.device
-        mean = self._mean(self.incoming.to(device))
-        outgoing = self._bytes(max(self.shard_bytes))
+        mean = self._mean(self.incoming.to(self.payload.device))
+        outgoing = self._bytes(max(self.sizes))
         if mean is not None:
-            message = Parcel(mean, self.parcel.codec, self.mine.reference).message()
+            message = _as_bytes(self._my_form.encode(mean))
             outgoing[: message.numel()] = message
-            if self.residual is not None:
-                low, high = self.bounds[self.rank]
-                sent = torch.empty_like(mean)
-                self.mine.open(message, sent)
-                # the others know nothing of what this one left out: it is worth all their parts of the mean
-                self.residual[low:high] = (mean - sent) * self.num_workers
-        gathered = [torch.empty_like(outgoing) for _ in range(self.num_workers)]
+            if self.payload.staged_residual is not None:
+                self._leave_out_of_mean(mean, message)
+        gathered = self._bytes(self.num_workers * max(self.sizes))
         if self.host:
-            gathered = [message.cpu() for message in gathered]
-            outgoing = outgoing.cpu()
-        dist.all_gather(gathered, outgoing)
-        for message, size, (low, high) in zip(gathered, self.shard_bytes, self.bounds, strict=True):
+            gathered, outgoing = gathered.cpu(), outgoing.cpu()
+        dist.all_gather_into_tensor(gathered, outgoing)
+        room = self.payload.make_room()
+        messages = gathered.to(self.payload.device).view(self.num_workers, -1)
+        for form, message, size, (low, high) in zip(self.forms, messages, self.sizes, self.bounds, strict=True):
             if low < high:
-                self.parcel.shard(low, high).open(message[:size].to(device), self.parcel.tensor[low:high])
+                form.decode(self._message(form, message[:size]), room[low:high])
+
+    @property
+    def _my_form(self) -> Form:
+        return self.forms[self.rank]
+
+    def _leave_out(self, messages: list[Tensor]) -> None:
+        """Note what the messages lack; a worker's own shard is not encoded."""
+        left_out = torch.empty_like(self.total)
+        for form, message, (low, high) in zip(self.forms, messages, self.bounds, strict=True):
+            if low < high:
+                form.decode(self._message(form, message), left_out[low:high])
+        torch.sub(self.total, left_out, out=left_out)
+        low, high = self.bounds[self.rank]
+        left_out[low:high].zero_()
+        self.payload.staged_residual = left_out
+
+    def _leave_out_of_mean(self, mean: Tensor, message: Tensor) -> None:
+        assert self.payload.staged_residual is not None
+        low, high = self.bounds[self.rank]
+        sent = torch.empty_like(mean)
+        self._my_form.decode(self._message(self._my_form, message), sent)
+        # the others know nothing of what this one left out: it makes up for it in its own share of the next mean
+        factor = self.num_workers if self.shares is None else 1 / self.shares[self.rank]
+        self.payload.staged_residual[low:high] = (mean - sent) * factor
 
     def _mean(self, incoming: Tensor) -> Tensor | None:
-        own = self.mine.tensor
+        low, high = self.bounds[self.rank]
+        own = self.total[low:high]
         if not own.numel():
             return None
-        total, other = own.to(torch.float32, copy=True), torch.empty_like(own)
-        for message in incoming.split(self.shard_bytes[self.rank]):
-            self.mine.open(message, other)
-            total += other
-        return (total / self.num_workers).to(own.dtype)
+        total, other = own.to(torch.promote_types(own.dtype, torch.float32), copy=True), torch.empty_like(own)
+        if self.shares is not None:
+            total *= self.shares[self.rank]
+        others = [w for w in range(self.num_workers) if w != self.rank]
+        for worker, message in zip(others, incoming.split(self.sizes[self.rank]), strict=True):
+            self._my_form.decode(self._message(self._my_form, message), other)
+            total += other if self.shares is None else other * self.shares[worker]
+        return (total if self.shares is not None else total / self.num_workers).to(own.dtype)
+
+    def _message(self, form: Form, message: Tensor) -> Tensor:
+        if form.codec is not None:
+            return message
+        # clone: a view of another dtype needs an aligned start
+        return message.clone().view(self.payload.dtype)
 
     def _bytes(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, device=self.parcel.tensor.device)
+        return torch.empty(size, dtype=torch.uint8, device=self.payload.device)
+
+
+def _as_bytes(message: Tensor) -> Tensor:
+    return message if message.dtype == torch.uint8 else message.contiguous().view(torch.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,27 +10,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .parcel import Parcel
+from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
 from .sharded_average import ShardedAverage
+from .wire import WireBytes, all_reduce_bytes
 
-__all__ = ['BlockStore', 'Traffic', 'Transport', 'all_reduce_bytes']
+__all__ = ['Payloads', 'Traffic', 'Transport']
 
 _Message = tuple[Transfer, list[Tensor]]
+ALIGNMENT = 16  # bytes
 
 
-class BlockStore(Protocol):
-    """Where the transport finds and puts the tensors of blocks.
+class Payloads(Protocol):
+    """Where the transport finds what an exchange moves; results go to the payloads' ``staged``.
 
-    Lists of a block are alike on all workers: its flat parameters, then whatever
-    travels with them.
+    Lists of a block are alike on all workers, but for values.
     """
 
-    def gathered(self, block: int) -> Sequence[Parcel]:
-        """A block that this worker holds, on its way to the aggregating worker."""
+    def shared(self) -> Sequence[Payload]:
+        """What every worker holds."""
 
-    def delivered(self, block: int) -> Sequence[Parcel]:
-        """A block on its way to the new holders; makes room for it if it is not held."""
+    def block(self, block: int) -> Sequence[Payload]:
+        """A block; with its value if this worker sends or aggregates it."""
 
     def gathered_bytes(self) -> Sequence[int]:
         """Size of every block's messages to the aggregating worker, held or not."""
@@ -47,8 +48,8 @@ class Traffic:
         sent: Bytes that this worker sent; of an all-reduce, its part of the ring's.
         received: Bytes that this worker received.
         total: Bytes that all workers together sent, worked out without a message.
-        buffers: Most bytes that this worker needed at a time for messages, beyond the
-            storage of what it leaves and enters.
+        buffers: Most bytes that this worker needed at a time for messages, beyond the values that it has
+            and those that are staged.
     """
 
     sent: float = 0.0
@@ -64,22 +65,17 @@ class Traffic:
         return self
 
 
-def all_reduce_bytes(nbytes: int, num_workers: int) -> float:
-    """Bytes that each worker sends, and receives, in a ring all-reduce of ``nbytes``."""
-    return 2 * (num_workers - 1) / num_workers * nbytes
-
-
 class Transport:
     """Moves tensors between the workers of the default process group.
 
     To be made by all workers at the same time. Without a process group there is
     one worker and nothing moves.
 
-    NCCL gets a second process group for the point-to-point messages, so that they
-    overlap the all-reduce; all workers use it once here, because the first use of
-    a NCCL group has to be collective. (Untested: it needs two GPUs.) Gloo cannot
-    send GPU tensors, so they go through pinned host memory there; that is how
-    several workers share one GPU, which NCCL refuses.
+    NCCL gets a second process group for the point-to-point messages. All workers connect with all others
+    here, because the first use of a NCCL group has to be collective; and the two groups are never in flight
+    together, which torch forbids (see ``new_group``): the averages are ordered before the messages on the
+    stream. (Untested: it needs two GPUs.) Gloo cannot send GPU tensors, so they go through pinned host
+    memory there; that is how several workers share one GPU, which NCCL refuses.
 
     Args:
         device (torch.device): Where the tensors to be moved are.
@@ -87,22 +83,33 @@ class Transport:
 
     def __init__(self, device: torch.device) -> None:
         distributed = dist.is_available() and dist.is_initialized()
+        self.device = device
         self.rank = dist.get_rank() if distributed else 0
         self.num_workers = dist.get_world_size() if distributed else 1
         backend = dist.get_backend() if distributed else ''
         self.through_host = backend == 'gloo' and device.type == 'cuda'
+        self.ordered = 'nccl' in backend and self.num_workers > 1
         self._p2p_group: dist.ProcessGroup | None = None
-        if 'nccl' in backend and self.num_workers > 1:
+        if self.ordered:
             self._p2p_group = dist.new_group()
             token = torch.zeros(1, device=device)
-            ahead, behind = (self.rank + 1) % self.num_workers, (self.rank - 1) % self.num_workers
-            self._post([(dist.isend, token, ahead, 0), (dist.irecv, token.clone(), behind, 0)])
+            peers = [worker for worker in range(self.num_workers) if worker != self.rank]
+            self._post(
+                [(dist.isend, token, peer, 0) for peer in peers]
+                + [(dist.irecv, token.clone(), peer, 0) for peer in peers]
+            )
 
     @torch.no_grad()
-    def average(self, parcels: Iterable[Parcel]) -> Traffic:
-        """Replace tensors, in place, by their means over all workers."""
+    def average(self, payloads: Iterable[Payload], shares: Sequence[float] | None = None) -> Traffic:
+        """Stage the means of payloads over all workers.
+
+        Args:
+            payloads (Iterable[Payload]): With values.
+            shares (Sequence[float], optional): The share of each worker in the means; they add up to 1.
+                Defaults to None: all the same.
+        """
         self._traffic = Traffic()
-        self._finish_averages(self._begin_averages(parcels))
+        self._finish_averages(self._begin_averages(payloads, shares))
         return self._traffic
 
     @torch.no_grad()
@@ -110,74 +117,112 @@ class Transport:
         """Replace a tensor, in place, by that of worker 0."""
         if self.num_workers == 1:
             return Traffic()
-        message = self._on_wire(tensor)
+        (message,) = self._to_wire([tensor])
         dist.broadcast(message, src=0)
-        self._off_wire(message, tensor)
+        self._from_wire([(message, tensor)])
         total = (self.num_workers - 1) * tensor.nbytes
         return Traffic(total, 0, total) if self.rank == 0 else Traffic(0, tensor.nbytes, total)
 
+    def vote(self, accepts: bool) -> list[int]:
+        """Ask all workers whether they accept; one tiny message, which :class:`Traffic` leaves out.
+
+        Returns:
+            list[int]: The workers that refuse, the same on all.
+        """
+        if self.num_workers == 1:
+            return [] if accepts else [0]
+        ballots = torch.zeros(self.num_workers, dtype=torch.int32)
+        ballots[self.rank] = not accepts
+        ballots = ballots.to(self.device) if self.ordered else ballots
+        dist.all_reduce(ballots)
+        return ballots.nonzero().view(-1).tolist()
+
     @torch.no_grad()
-    def exchange(self, plan: ExchangePlan, shared: Iterable[Parcel], blocks: BlockStore) -> Traffic:
+    def run(
+        self, plan: ExchangePlan, payloads: Payloads, on_mean: Callable[[int], None] | None = None
+    ) -> Traffic:
         """Aggregate what the old holders have and hand it to the new ones.
 
-        Shared tensors are averaged over all workers while the messages of the
-        blocks travel.
+        What every worker holds is averaged over all workers while the messages of the blocks travel. Values
+        are only read; results are staged.
 
         Args:
             plan (ExchangePlan): The same on all workers.
-            shared (Iterable[Parcel]): What every worker holds.
-            blocks (BlockStore): The blocks of this worker.
+            payloads (Payloads): Of this worker.
+            on_mean (Callable, optional): Called by the aggregating worker of a block once its mean is staged,
+                before it is delivered.
 
         Returns:
             Traffic: The bytes that this worker sent and received, and the total.
         """
-        self._traffic = Traffic(total=plan.total(blocks.gathered_bytes(), blocks.delivered_bytes()))
-        averages = self._begin_averages(shared)
-        self._traffic.buffers += max(self._gather(plan, blocks), self._deliver(plan, blocks))
+        self._traffic = Traffic(total=plan.total(payloads.gathered_bytes(), payloads.delivered_bytes()))
+        everywhere = [*payloads.shared(), *(p for block in plan.averaged for p in payloads.block(block))]
+        averages = self._begin_averages(everywhere, plan.old.shares())
+        if self.ordered:
+            self._wait(averages)
+        gathered = self._gather(plan, payloads)
+        if on_mean is not None:
+            for block, worker in enumerate(plan.aggregators):
+                if worker == self.rank:
+                    on_mean(block)
+        self._traffic.buffers += max(gathered, self._deliver(plan, payloads))
         self._finish_averages(averages)
         return self._traffic
 
-    def _gather(self, plan: ExchangePlan, blocks: BlockStore) -> int:
-        """Collect blocks at their aggregating workers and average them; returns the bytes of buffers."""
+    def _gather(self, plan: ExchangePlan, payloads: Payloads) -> int:
+        """Collect blocks at their aggregating workers and stage their means; returns the bytes of buffers."""
         outgoing, incoming = self._mine(plan.gathers)
-        sends = [(t, [parcel.message() for parcel in blocks.gathered(t.block)]) for t in outgoing]
-        receives = [(t, [parcel.empty_message() for parcel in blocks.gathered(t.block)]) for t in incoming]
-        on_host = self._send_and_receive(sends, receives)
+        sends = [(t, [p.gathered.encode(_value(p)) for p in payloads.block(t.block)]) for t in outgoing]
+        receives: list[_Message] = []
+        roomy: set[int] = set()
+        for t in incoming:
+            # the first message of a block is received where its mean will be
+            first = t.block not in roomy
+            roomy.add(t.block)
+            rooms = [_gather_room(p, first) for p in payloads.block(t.block)]
+            receives.append((t, rooms))
+        buffers = self._send_and_receive(sends, receives)
+        of_block: dict[int, list[list[Tensor]]] = {}
         for transfer, messages in receives:
-            for parcel, message in zip(blocks.gathered(transfer.block), messages, strict=True):
-                parcel.tensor.add_(message if parcel.codec is None else parcel.opened(message))
-        for block in {transfer.block for transfer in incoming}:
-            for parcel in blocks.gathered(block):
-                parcel.tensor.div_(len(plan.old.holders(block)))
-        encoded = [
-            message.nbytes
-            for transfer, messages in sends
-            for parcel, message in zip(blocks.gathered(transfer.block), messages, strict=True)
-            if parcel.codec is not None
-        ]
-        return on_host + sum(encoded) + sum(m.nbytes for _, messages in receives for m in messages)
+            of_block.setdefault(transfer.block, []).append(messages)
+        for block, messages_of_others in of_block.items():
+            holders = plan.old.holders(block)
+            shares = plan.old.shares(holders)
+            for payload, messages in zip(payloads.block(block), zip(*messages_of_others, strict=True), strict=True):
+                _stage_mean(payload, messages, holders, self.rank, shares)
+        return buffers + self._message_bytes(sends, receives, payloads)
 
-    def _deliver(self, plan: ExchangePlan, blocks: BlockStore) -> int:
+    def _message_bytes(self, sends: list[_Message], receives: list[_Message], payloads: Payloads) -> int:
+        rooms = {id(p.staged) for t, _ in receives for p in payloads.block(t.block)}
+        values = {id(p.value) for t, _ in sends for p in payloads.block(t.block)}
+        return sum(
+            message.nbytes
+            for _, messages in (*sends, *receives)
+            for message in messages
+            if id(message) not in rooms | values
+        )
+
+    def _deliver(self, plan: ExchangePlan, payloads: Payloads) -> int:
         """Hand blocks to their new holders; returns the bytes of buffers."""
         outgoing, incoming = self._mine(plan.deliveries)
-        mine = {block: blocks.delivered(block) for block in sorted({t.block for t in outgoing + incoming})}
-        received = {transfer.block for transfer in incoming}
-        messages = {
-            block: [
-                parcel.message() if block not in received else parcel.place_for_message() for parcel in parcels
+        received = {t.block for t in incoming}
+        messages: dict[int, list[Tensor]] = {}
+        for block in sorted({t.block for t in outgoing + incoming}):
+            of_block = payloads.block(block)
+            messages[block] = [
+                _delivery_room(p) if block in received else p.delivered.encode(p.result) for p in of_block
             ]
-            for block, parcels in mine.items()
-        }
-        on_host = self._send_and_receive(
+        buffers = self._send_and_receive(
             [(t, messages[t.block]) for t in outgoing], [(t, messages[t.block]) for t in incoming]
         )
-        encoded = 0
-        for block, parcels in mine.items():
-            for parcel, message in zip(parcels, messages[block], strict=True):
-                # the aggregating worker decodes too, so that all new holders have the same
-                parcel.open(message, parcel.tensor)
-                encoded += message.nbytes if parcel.codec is not None else 0
-        return on_host + encoded
+        for block, of_block_messages in messages.items():
+            keeps = self.rank in plan.new.holders(block)
+            for payload, message in zip(payloads.block(block), of_block_messages, strict=True):
+                if payload.delivered.codec is not None:
+                    buffers += message.nbytes
+                    if keeps:  # the aggregating worker decodes too, so that all new holders have the same
+                        _decode(payload, payload.delivered, message)
+        return buffers
 
     def _mine(self, transfers: Iterable[Transfer]) -> tuple[list[Transfer], list[Transfer]]:
         transfers = list(transfers)
@@ -187,27 +232,24 @@ class Transport:
         )
 
     def _send_and_receive(self, sends: list[_Message], receives: list[_Message]) -> int:
+        """Exchange messages; returns the bytes of host memory that they went through."""
+        # a block may go to several targets
+        distinct = list({id(m): m for _, messages in sends for m in messages}.values())
+        arrivals = [message for _, messages in receives for message in messages]
+        on_wire = self._to_wire(distinct, more=arrivals)
+        wire_of = {id(m): wire for m, wire in zip([*distinct, *arrivals], on_wire, strict=True)}
         posts: list[tuple] = []
-        arrivals = []
-        on_wire_of: dict[int, Tensor] = {}  # a block may go to several targets
         for transfer, messages in sends:
             for i, message in enumerate(messages):
-                if id(message) not in on_wire_of:
-                    on_wire_of[id(message)] = self._on_wire(message)
-                posts.append((dist.isend, on_wire_of[id(message)], transfer.target, _tag(transfer, i)))
+                posts.append((dist.isend, wire_of[id(message)], transfer.target, _tag(transfer, i)))
                 self._traffic.sent += message.nbytes
         for transfer, messages in receives:
             for i, message in enumerate(messages):
-                on_wire = self._host_buffer(message) if self.through_host else message
-                posts.append((dist.irecv, on_wire, transfer.source, _tag(transfer, i)))
-                arrivals.append((on_wire, message))
+                posts.append((dist.irecv, wire_of[id(message)], transfer.source, _tag(transfer, i)))
                 self._traffic.received += message.nbytes
         self._post(posts)
-        for on_wire, message in arrivals:
-            self._off_wire(on_wire, message)
-        if not self.through_host:
-            return 0
-        return sum(t.nbytes for t in on_wire_of.values()) + sum(t.nbytes for t, _ in arrivals)
+        self._from_wire([(wire_of[id(message)], message) for message in arrivals])
+        return sum(wire.nbytes for wire in on_wire) if self.through_host else 0
 
     def _post(self, posts: list[tuple]) -> None:
         if not posts:  # batch_isend_irecv raises on an empty batch
@@ -219,44 +261,131 @@ class Transport:
         for work in dist.batch_isend_irecv(operations):
             work.wait()
 
-    def _begin_averages(self, parcels: Iterable[Parcel]) -> list[Any]:
-        if self.num_workers == 1:
-            return []
+    def _begin_averages(self, payloads: Iterable[Payload], shares: Sequence[float] | None) -> list[Any]:
         begun: list[Any] = []
-        for parcel in parcels:
-            if parcel.codec is not None:
-                average = ShardedAverage(parcel, host=self.through_host)
-                self._traffic += Traffic(average.sent, average.received, average.total)
-                self._traffic.buffers += average.buffer_bytes
+        for payload in payloads:
+            if self.num_workers == 1:
+                if payload.staged is not None:
+                    payload.staged.copy_(_value(payload))
+            elif payload.gathered.codec is not None or payload.dtype in (torch.float16, torch.bfloat16):
+                average = ShardedAverage(payload, shares, host=self.through_host)
+                self._count(average.bytes, average.buffer_bytes)
                 begun.append(average)
             else:
-                message = self._on_wire(parcel.tensor)
-                nbytes = all_reduce_bytes(parcel.nbytes, self.num_workers)
-                self._traffic += Traffic(nbytes, nbytes, self.num_workers * nbytes)
-                self._traffic.buffers += message.nbytes if self.through_host else 0
-                begun.append((dist.all_reduce(message, async_op=True), message, parcel.tensor))
+                begun.append(self._begin_average(payload, shares))
         return begun
+
+    def _begin_average(self, payload: Payload, shares: Sequence[float] | None) -> tuple[Any, Tensor, Payload, bool]:
+        room, value = payload.make_room(), _value(payload)
+        operation = dist.ReduceOp.SUM
+        # a power of two divides exactly, before or after the sum; and before costs nothing beside the copy
+        divided = shares is not None or self.num_workers & (self.num_workers - 1) == 0
+        if divided:
+            torch.mul(value, 1 / self.num_workers if shares is None else shares[self.rank], out=room)
+        else:
+            if room is not value:
+                room.copy_(value)
+            if self.ordered:  # NCCL divides by itself
+                operation, divided = dist.ReduceOp.AVG, True
+        (message,) = self._to_wire([room])
+        self._count(all_reduce_bytes(payload.nbytes, self.num_workers), message.nbytes if self.through_host else 0)
+        return dist.all_reduce(message, operation, async_op=True), message, payload, divided
+
+    def _count(self, wire: WireBytes, buffers: int) -> None:
+        self._traffic += Traffic(*wire)
+        self._traffic.buffers += buffers
+
+    @staticmethod
+    def _wait(begun: list[Any]) -> None:
+        for average in begun:
+            (average.work if isinstance(average, ShardedAverage) else average[0]).wait()
 
     def _finish_averages(self, begun: list[Any]) -> None:
         for average in begun:
             if isinstance(average, ShardedAverage):
                 average.finish()
             else:
-                work, message, tensor = average
+                work, message, payload, divided = average
                 work.wait()
-                self._off_wire(message.div_(self.num_workers), tensor)
+                self._from_wire([(message, payload.make_room())])
+                if not divided:
+                    payload.make_room().div_(self.num_workers)
 
-    def _on_wire(self, tensor: Tensor) -> Tensor:
-        return self._host_buffer(tensor).copy_(tensor) if self.through_host else tensor
+    def _to_wire(self, tensors: Sequence[Tensor], more: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What to send for tensors, then where to receive more of them: themselves, or one host buffer's parts."""
+        if not self.through_host:
+            return [*tensors, *more]
+        everything = [*tensors, *more]
+        ends = [0]
+        for tensor in everything:
+            ends.append(ends[-1] + -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT)
+        buffer = self._host_buffer(ends[-1])
+        parts = [
+            buffer[start : start + t.nbytes].view(t.dtype).view(t.shape)
+            for t, start in zip(everything, ends, strict=False)
+        ]
+        for tensor, part in zip(tensors, parts, strict=False):
+            part.copy_(tensor, non_blocking=True)
+        if self.device.type == 'cuda':
+            torch.cuda.current_stream(self.device).synchronize()
+        return parts
+
+    def _from_wire(self, arrived: Sequence[tuple[Tensor, Tensor]]) -> None:
+        # copies follow each other on the stream, and the host buffer is not used again before they have ended
+        for message, tensor in arrived:
+            if message is not tensor:
+                tensor.copy_(message, non_blocking=True)
 
     @staticmethod
-    def _off_wire(message: Tensor, tensor: Tensor) -> None:
-        if message is not tensor:
-            tensor.copy_(message)
+    def _host_buffer(nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
-    @staticmethod
-    def _host_buffer(tensor: Tensor) -> Tensor:
-        return torch.empty_like(tensor, device='cpu', pin_memory=True)
+
+def _value(payload: Payload) -> Tensor:
+    assert payload.value is not None, 'this worker does not have it'
+    return payload.value
+
+
+def _gather_room(payload: Payload, first: bool) -> Tensor:
+    if first and payload.gathered.codec is None:
+        return payload.make_room()
+    return payload.empty_message(payload.gathered)
+
+
+def _delivery_room(payload: Payload) -> Tensor:
+    return payload.make_room() if payload.delivered.codec is None else payload.empty_message(payload.delivered)
+
+
+def _decode(payload: Payload, form: Form, message: Tensor) -> None:
+    form.decode(message, payload.make_room())
+
+
+def _stage_mean(
+    payload: Payload, messages: Sequence[Tensor], holders: Sequence[int], rank: int, shares: Sequence[float] | None
+) -> None:
+    """Stage the mean of a payload's value and of what the other holders sent, in fp32 at least."""
+    value, room = _value(payload), payload.make_room()
+    share_of = None if shares is None else dict(zip(holders, shares, strict=True))
+    others = [holder for holder in holders if holder != rank]
+    precise = torch.promote_types(payload.dtype, torch.float32)
+    # without a codec the first message is in the room already, and the sum can grow there
+    in_place = share_of is None and precise == payload.dtype and payload.gathered.codec is None
+    total = room if in_place else value.to(precise, copy=True)
+    if share_of is not None:
+        total *= share_of[rank]
+    for i, (holder, message) in enumerate(zip(others, messages, strict=True)):
+        if in_place:
+            total += value if i == 0 else message
+            continue
+        decoded = message
+        if payload.gathered.codec is not None:
+            decoded = torch.empty_like(value)
+            payload.gathered.decode(message, decoded)
+        total += decoded if share_of is None else decoded * share_of[holder]
+    if share_of is None:
+        total /= len(holders)
+    if total is not room:
+        room.copy_(total)
 
 
 def _tag(transfer: Transfer, index: int) -> int:

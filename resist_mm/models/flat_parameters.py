@@ -71,9 +71,19 @@ class FlatParameters:
             self._adopt_values()
         return self._flat
 
-    def sizes(self) -> list[tuple[nn.Parameter, int]]:
-        """The parameters with the number of elements that they have when held."""
-        return [(p, numel) for p, (_, _, numel) in zip(self.params, self._layouts, strict=True)]
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        return self.params[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.params[0].device
+
+    def layouts(self) -> list[tuple[nn.Parameter, torch.Size, tuple[int, ...]]]:
+        """The parameters with the shape and the strides that they have when held."""
+        return [(p, size, stride) for p, (size, stride, _) in zip(self.params, self._layouts, strict=True)]
 
     def release(self) -> None:
         """Give up the storage: parameters become empty and lose their gradients."""
@@ -90,10 +100,21 @@ class FlatParameters:
         """
         if self._flat is not None:
             raise RuntimeError('these parameters still have their storage')
-        self._flat = self._new_storage()
+        return self.replace(self._new_storage())
+
+    def replace(self, storage: Tensor) -> Tensor:
+        """Take other storage, with the values in it; the old one, if there is one, is let go.
+
+        Args:
+            storage (Tensor): Shape (numel,), of the dtype and on the device of the parameters.
+
+        Returns:
+            Tensor: The new storage.
+        """
+        self._flat = storage
         for p, view in zip(self.params, self._views(), strict=True):
             p.data = view
-        return self._flat
+        return storage
 
     @torch.no_grad()
     def _adopt_values(self) -> None:

@@ -134,13 +134,19 @@ class PartitionedStage(Sequential):
             self.flat_block(number).release()
         self._held = frozenset(numbers)
 
-    def regain(self, number: int) -> Tensor:
-        """Give a dropped block its storage back, with undefined values.
+    def regain(self, number: int, storage: Tensor | None = None) -> Tensor:
+        """Give a dropped block its storage back.
+
+        Args:
+            number (int): The block.
+            storage (Tensor, optional): Flat storage with its values. Defaults to None: new storage with
+                undefined values.
 
         Returns:
-            Tensor: The block's flat storage, to be filled.
+            Tensor: The block's flat storage.
         """
-        storage = self.flat_block(number).allocate()
+        flat = self.flat_block(number)
+        storage = flat.allocate() if storage is None else flat.replace(storage)
         self._held = self.held | {number}
         return storage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from math import inf
 
 __all__ = ['Assignment']
 
@@ -16,10 +17,13 @@ class Assignment:
     Args:
         blocks_of_workers: The blocks of worker 0, of worker 1, and so on.
         num_blocks: Number of partitioned blocks, which count from 0.
+        weights: What each worker counts for in every mean, such as the number of samples that
+            it trains on; above 0. Defaults to None: all the same.
 
     Raises:
         ValueError: If a block is out of range, stands twice on one worker, or
-            has no holder: its parameters would be lost.
+            has no holder: its parameters would be lost. If a weight is not above 0, or there is not one
+            for each worker.
 
     Example:
         >>> assignment = Assignment([[0, 2], [1, 2]], num_blocks=3)
@@ -29,9 +33,15 @@ class Assignment:
         (1, 2)
     """
 
-    def __init__(self, blocks_of_workers: Sequence[Iterable[int]], num_blocks: int) -> None:
+    def __init__(
+        self,
+        blocks_of_workers: Sequence[Iterable[int]],
+        num_blocks: int,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self._blocks = tuple(tuple(sorted(blocks)) for blocks in blocks_of_workers)
         self.num_blocks = num_blocks
+        self.weights = None if weights is None else tuple(map(float, weights))
         if not self._blocks:
             raise ValueError('an assignment needs at least one worker, got none')
         for worker, blocks in enumerate(self._blocks):
@@ -42,11 +52,16 @@ class Assignment:
         orphans = [block for block, holders in enumerate(self._holders) if not holders]
         if orphans:
             raise ValueError(f'blocks {orphans} have no holder: every block needs at least one')
+        if self.weights is not None:
+            if len(self.weights) != self.num_workers:
+                raise ValueError(f'{self.num_workers} workers need as many weights, got {list(self.weights)}')
+            if not all(0 < weight < inf for weight in self.weights):
+                raise ValueError(f'the weights of workers must be finite and above 0, got {list(self.weights)}')
 
     @classmethod
-    def full(cls, num_workers: int, num_blocks: int) -> Assignment:
+    def full(cls, num_workers: int, num_blocks: int, weights: Sequence[float] | None = None) -> Assignment:
         """The assignment in which every worker holds every block (local SGD)."""
-        return cls([range(num_blocks)] * num_workers, num_blocks)
+        return cls([range(num_blocks)] * num_workers, num_blocks, weights)
 
     @cached_property
     def _holders(self) -> tuple[tuple[int, ...], ...]:
@@ -74,13 +89,32 @@ class Assignment:
         """The blocks that ``worker`` holds, sorted: its sub-ResNet keeps their order."""
         return self._blocks[worker]
 
+    def shares(self, workers: Sequence[int] | None = None) -> list[float] | None:
+        """What each of some workers counts for in a mean over them; the shares add up to 1.
+
+        Args:
+            workers (Sequence[int], optional): Defaults to None: all.
+
+        Returns:
+            list[float], optional: None if all count the same.
+        """
+        if self.weights is None:
+            return None
+        weights = [self.weights[worker] for worker in (range(self.num_workers) if workers is None else workers)]
+        return [weight / sum(weights) for weight in weights]
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Assignment):
             return NotImplemented
-        return (self._blocks, self.num_blocks) == (other._blocks, other.num_blocks)
+        return self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self._blocks, self.num_blocks))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple:
+        return self._blocks, self.num_blocks, self.weights
 
     def __repr__(self) -> str:
-        return f'Assignment({[list(blocks) for blocks in self._blocks]}, num_blocks={self.num_blocks})'
+        weights = '' if self.weights is None else f', weights={list(self.weights)}'
+        return f'Assignment({[list(blocks) for blocks in self._blocks]}, num_blocks={self.num_blocks}{weights})'

@@ -62,7 +62,7 @@ class PartitionSampler:
         self.seed = seed
 
     @property
-    def hand_sizes(self) -> list[int]:
+    def blocks_per_worker(self) -> list[int]:
         """Numbers of blocks that the workers get, in no fixed order of workers."""
         least, larger_hands = divmod(self.num_blocks, self.num_workers)
         return [max(self.min_blocks, least + (hand < larger_hands)) for hand in range(self.num_workers)]
@@ -73,7 +73,7 @@ class PartitionSampler:
 
         This is the activation scale of the whole model (Sec. 2.6).
         """
-        return sum(self.hand_sizes) / (self.num_workers * self.num_blocks)
+        return sum(self.blocks_per_worker) / (self.num_workers * self.num_blocks)
 
     def sample(self, round_index: int) -> Assignment:
         """Deal the blocks for a round.
@@ -91,7 +91,7 @@ class PartitionSampler:
         _check_integer('round_index', round_index, least=0)
         rng = Random(f'resist_mm partition {self.seed} {round_index}')
         deck = cycle(_shuffled(range(self.num_blocks), rng))
-        hands = [list(islice(deck, size)) for size in self.hand_sizes]
+        hands = [list(islice(deck, size)) for size in self.blocks_per_worker]
         return Assignment(_shuffled(hands, rng), self.num_blocks)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resist_mm.exchange import build_codec
+from resist_mm.builders import build_codec
 from resist_mm.exchange.codec import BF16, Codec, Quantize, TopK
 
 BLOCK = 1_180_672  # numbers of a block of the CIFAR network

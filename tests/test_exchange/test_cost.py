@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resist_mm.engine.hooks.cuts import cut_rounds
+from resist_mm.hooks.cuts import cut_rounds
 from resist_mm.exchange import ExchangePlan, NetworkSize, PartSize
 from resist_mm.exchange.codec import Quantize, TopK
 from resist_mm.exchange.cost import (

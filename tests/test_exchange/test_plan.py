@@ -5,11 +5,10 @@ from itertools import permutations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from resist_mm.exchange import ExchangePlan, Transfer
-from resist_mm.exchange.transport import all_reduce_bytes
+from resist_mm.exchange import ExchangePlan, Transfer, all_reduce_bytes
 from resist_mm.partition import Assignment, PartitionSampler
 
 
@@ -23,16 +22,22 @@ def random_assignment(num_workers, num_blocks, rng):
 
 
 def assignment_of(old_holders, num_workers):
-    """One block with these holders."""
-    return Assignment([[0] if worker in old_holders else [] for worker in range(num_workers)], 1)
+    """Block 0 with these holders; block 1 stays on worker 0, so that nobody has everything."""
+    kept = [[1] if worker == 0 else [] for worker in range(num_workers)]
+    return Assignment([[0] * (worker in old_holders) + kept[worker] for worker in range(num_workers)], 2)
 
 
 @st.composite
 def exchanges(draw):
-    """Two assignments of up to 8 workers and 12 blocks, most of them nothing that a sampler would deal."""
-    num_workers, num_blocks = draw(st.integers(1, 8)), draw(st.integers(1, 12))
+    """Two assignments of up to 8 workers and 12 blocks, most of them nothing that a sampler would deal.
+
+    The old one is not full: then there is nothing to hand over.
+    """
+    num_workers, num_blocks = draw(st.integers(2, 8)), draw(st.integers(1, 12))
     rng = Random(draw(st.integers(0, 2**32)))
-    return tuple(random_assignment(num_workers, num_blocks, rng) for _ in range(2))
+    old, new = (random_assignment(num_workers, num_blocks, rng) for _ in range(2))
+    assume(not old.is_full)
+    return old, new
 
 
 def least_sends(old_holders, new_holders):
@@ -178,9 +183,14 @@ def test_a_single_holder_that_stays_sends_nothing():
 
 
 @pytest.mark.parametrize('num_workers', [1, 2, 4, 8])
-def test_local_sgd_is_the_case_in_which_all_hold_all(num_workers):
+def test_where_all_hold_all_one_average_takes_the_place_of_messages(num_workers):
     full = Assignment.full(num_workers, 22)
-    assert ExchangePlan.between(full, full).num_sends == 22 * 2 * (num_workers - 1)
+    for new in (full, PartitionSampler(22, num_workers).sample(0)):
+        plan = ExchangePlan.between(full, new)
+        assert plan.averaged == tuple(range(22))
+        assert plan.transfers == plan.aggregators == ()
+    if num_workers > 1:
+        assert ExchangePlan.between(PartitionSampler(22, num_workers).sample(0), full).averaged == ()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +223,7 @@ def test_bytes_of_a_round_of_the_cifar_resnet101(num_workers, least, most):
         ExchangePlan.between(sampler.sample(i), sampler.sample(i + 1)).total([1_180_672 * 4] * 22)
         for i in range(rounds)
     )
-    shared = num_workers * all_reduce_bytes(15_422_116 * 4, num_workers)
+    shared = all_reduce_bytes(15_422_116 * 4, num_workers).total
     assert least <= (blocks / rounds + shared) / 1e9 <= most
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from resist_mm.exchange import ExchangePlan, Parcel, Traffic, Transport
-from resist_mm.exchange.transport import all_reduce_bytes
+from resist_mm.exchange import ExchangePlan, Payload, Traffic, Transport, all_reduce_bytes
 from resist_mm.partition import Assignment, PartitionSampler
 from tests.workers import run_workers
 
@@ -20,18 +19,18 @@ WORKERS = (2, 3, 4)
 
 
 class Store:
-    """The blocks of one worker: three tensors each, of several dtypes, of sizes that differ by block."""
+    """The payloads of one worker: three tensors each, of several dtypes, of sizes that differ by block."""
 
     def __init__(self, blocks, seed, rank):
-        self.blocks = {block: block_values(block, seed, rank) for block in blocks}
+        self.values = {block: block_values(block, seed, rank) for block in blocks}
+        self.payloads = {b: payloads(self.values.get(b), block_values(b, 0, 0)) for b in range(NUM_BLOCKS)}
+        self.of_all = payloads(shared_values(seed, rank))
 
-    def gathered(self, block):
-        return parcels(self.blocks[block])
+    def shared(self):
+        return self.of_all
 
-    def delivered(self, block):
-        if block not in self.blocks:
-            self.blocks[block] = [torch.full_like(t, float('nan')) for t in block_values(block, 0, 0)]
-        return parcels(self.blocks[block])
+    def block(self, block):
+        return self.payloads[block]
 
     def gathered_bytes(self):
         return block_bytes()
@@ -39,9 +38,18 @@ class Store:
     def delivered_bytes(self):
         return block_bytes()
 
+    def results(self, blocks):
+        return {block: [p.result for p in self.payloads[block]] for block in blocks}
 
-def parcels(tensors):
-    return [Parcel(tensor) for tensor in tensors]
+    def untouched(self, seed, rank):
+        return all(equal(values, block_values(block, seed, rank)) for block, values in self.values.items())
+
+
+def payloads(values, like=None):
+    made = [Payload(t.numel(), t.dtype, t.device) for t in like or values]
+    for payload, value in zip(made, values or [], strict=False):
+        payload.value = value
+    return made
 
 
 def moved(traffic):
@@ -137,28 +145,29 @@ def carry_out():
     assert (transport.rank, transport.num_workers) == (rank, num_workers)
     results = []
     for seed, (old, new) in enumerate(pairs(num_workers)):
-        store, shared = Store(old.blocks(rank), seed, rank), shared_values(seed, rank)
+        store = Store(old.blocks(rank), seed, rank)
         with Wire() as wire:
-            traffic = transport.exchange(ExchangePlan.between(old, new), parcels(shared), store)
-        has = {block: store.blocks[block] for block in new.blocks(rank)}
+            traffic = transport.run(ExchangePlan.between(old, new), store)
+        assert store.untouched(seed, rank), 'a value was overwritten'
+        has, shared = store.results(new.blocks(rank)), [p.result for p in store.shared()]
         results.append((has, shared, moved(traffic), (wire.sent, wire.received, wire.reduced)))
 
-    def host_buffer(tensor):
-        return torch.empty_like(tensor)
+    def host_buffer(nbytes):
+        return torch.empty(nbytes, dtype=torch.uint8)
 
     # what several workers on one GPU do, with a buffer that needs no GPU
     transport.through_host = True
     with patch.object(Transport, '_host_buffer', staticmethod(host_buffer)):
         old, new = pairs(num_workers)[2]
-        store, shared = Store(old.blocks(rank), 2, rank), shared_values(2, rank)
-        transport.exchange(ExchangePlan.between(old, new), parcels(shared), store)
-        through_host = {block: store.blocks[block] for block in new.blocks(rank)}, shared
+        store = Store(old.blocks(rank), 2, rank)
+        transport.run(ExchangePlan.between(old, new), store)
+        through_host = store.results(new.blocks(rank)), [p.result for p in store.shared()]
     transport.through_host = False
 
-    averaged = shared_values('average', rank)
+    averaged = payloads(shared_values('average', rank))
     with Wire() as wire:
-        traffic = transport.average(parcels(averaged))
-    average = averaged, moved(traffic), wire.reduced
+        traffic = transport.average(averaged)
+    average = [p.result for p in averaged], moved(traffic), wire.reduced
     sent_around = shared_values('broadcast', rank)
     with Wire() as wire:
         traffic = Traffic()
@@ -208,14 +217,17 @@ def test_shared_tensors_are_averaged_on_all_workers(carried_out):
 
 def test_traffic_is_the_plan_s_and_the_all_reduce_s(carried_out):
     num_workers = len(carried_out)
-    reduced = all_reduce_bytes(sum(t.nbytes for t in shared_values(0, 0)), num_workers)
+    shared_bytes = sum(t.nbytes for t in shared_values(0, 0))
     for seed, pair in enumerate(pairs(num_workers)):
         plan = ExchangePlan.between(*pair)
+        ring = all_reduce_bytes(shared_bytes + sum(block_bytes()[b] for b in plan.averaged), num_workers)
         for worker, (results, *_) in enumerate(carried_out):
             sent, received, total = results[seed][2]
-            assert sent == pytest.approx(plan.sent(worker, block_bytes()) + reduced)
-            assert received == pytest.approx(plan.received(worker, block_bytes()) + reduced)
-            assert total == pytest.approx(plan.total(block_bytes()) + num_workers * reduced)
+            # padded shards of half precision, which are no ring
+            padding = 100 if plan.averaged else 0
+            assert sent == pytest.approx(plan.sent(worker, block_bytes()) + ring.sent, abs=padding)
+            assert received == pytest.approx(plan.received(worker, block_bytes()) + ring.received, abs=padding)
+            assert total == pytest.approx(plan.total(block_bytes()) + ring.total, abs=num_workers * padding)
         assert sum(results[seed][2][0] for results, *_ in carried_out) == pytest.approx(total)
 
 
@@ -225,9 +237,9 @@ def test_traffic_is_what_reached_the_process_group(carried_out):
     assert any(results[0][3][0] for results, *_ in carried_out)
     for results, *_ in carried_out:
         for _, _, (sent, received, _), (wire_sent, wire_received, wire_reduced) in results:
-            assert wire_reduced == shared_bytes
+            assert wire_reduced >= shared_bytes
             ring = all_reduce_bytes(wire_reduced, num_workers)
-            assert (sent, received) == pytest.approx((wire_sent + ring, wire_received + ring))
+            assert (sent, received) == pytest.approx((wire_sent + ring.sent, wire_received + ring.received))
 
 
 def test_there_were_workers_with_nothing_to_send_or_receive(carried_out):
@@ -250,7 +262,7 @@ def test_average(carried_out):
     ring = all_reduce_bytes(nbytes, num_workers)
     for _, _, (averaged, traffic, reduced), _ in carried_out:
         assert equal(averaged, expected)
-        assert traffic == pytest.approx((ring, ring, num_workers * ring))
+        assert traffic == pytest.approx(tuple(ring))
         assert reduced == nbytes
 
 
@@ -266,7 +278,7 @@ def test_broadcast_gives_all_workers_what_worker_0_has(carried_out):
 
 @pytest.mark.parametrize(('num_workers', 'expected'), [(1, 0), (2, 1000), (4, 1500), (8, 1750)])
 def test_bytes_of_a_ring_all_reduce(num_workers, expected):
-    assert all_reduce_bytes(1000, num_workers) == expected
+    assert all_reduce_bytes(1000, num_workers) == (expected, expected, num_workers * expected)
 
 
 def test_without_a_process_group_there_is_one_worker_and_nothing_moves():
@@ -274,11 +286,12 @@ def test_without_a_process_group_there_is_one_worker_and_nothing_moves():
     assert (transport.rank, transport.num_workers, transport.through_host) == (0, 1, False)
     full = Assignment.full(1, NUM_BLOCKS)
     store, shared = Store(range(NUM_BLOCKS), 'alone', 0), shared_values('alone', 0)
-    traffic = transport.exchange(ExchangePlan.between(full, full), parcels(shared), store)
-    traffic += transport.average(parcels(shared))
+    traffic = transport.run(ExchangePlan.between(full, full), store)
+    traffic += transport.average(payloads(shared))
     for tensor in shared:
         traffic += transport.broadcast(tensor)
     assert moved(traffic) == (0, 0, 0)
-    assert equal(shared, shared_values('alone', 0))
-    for block in range(NUM_BLOCKS):
-        assert equal(store.blocks[block], block_values(block, 'alone', 0))
+    assert transport.vote(True) == [] and transport.vote(False) == [0]
+    assert equal([p.result for p in store.shared()], shared_values('alone', 0))
+    for block, has in store.results(range(NUM_BLOCKS)).items():
+        assert equal(has, block_values(block, 'alone', 0))

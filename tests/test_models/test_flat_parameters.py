@@ -111,7 +111,7 @@ def test_release_gives_up_storage_and_gradients():
         assert p.grad is None
         assert p.requires_grad
     assert (flat.numel, flat.nbytes) == (numel, nbytes)
-    assert [n for _, n in flat.sizes()] == [128, 216, 8, 8, 8, 16]
+    assert [size.numel() for _, size, _ in flat.layouts()] == [128, 216, 8, 8, 8, 16]
     with pytest.raises(RuntimeError, match='their storage is released'):
         _ = flat.flat
 

@@ -44,7 +44,7 @@ def test_hands_are_deep_enough_and_differ_by_one_block_at_most(arguments, round_
     assert len(hands) == num_workers
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= min_blocks
-    assert sorted(sizes) == sorted(sampler.hand_sizes)
+    assert sorted(sizes) == sorted(sampler.blocks_per_worker)
     # no deeper than needed: blocks are shared for the minimum depth alone
     if num_blocks >= min_blocks * num_workers:
         assert sum(sizes) == num_blocks
@@ -129,7 +129,7 @@ def test_every_two_blocks_meet_on_a_worker_equally_often(num_workers):
     counts = Counter()
     for index in range(trials):
         counts.update(combinations(sampler.sample(index).blocks(worker), 2))
-    sizes = sampler.hand_sizes
+    sizes = sampler.blocks_per_worker
     probability = sum(comb(size, 2) for size in sizes) / len(sizes) / comb(num_blocks, 2)
     for pair in combinations(range(num_blocks), 2):
         assert within_five_deviations(counts[pair], trials, probability), pair

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-from resist_mm.engine.launch import ROUND_HOOKS
+from resist_mm.launch import ROUND_HOOKS
 from resist_mm.exchange import NetworkSize, PartSize
 from resist_mm.models import PartitionedStage, partitioned_stages
 

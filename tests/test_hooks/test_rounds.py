@@ -11,9 +11,9 @@ import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 
-from resist_mm.engine.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks import LocalSGDHook, ResISTHook
 from resist_mm.partition import PartitionSampler
-from tests.test_engine.reference import simulate
+from tests.test_hooks.reference import simulate
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 from mmengine.visualization import Visualizer
 
-from resist_mm.engine.hooks import ResISTHook
+from resist_mm.hooks import ResISTHook
 from resist_mm.exchange import ExchangePlan, all_reduce_bytes
 from resist_mm.partition import PartitionSampler
 from tests.toy import toy_runner
@@ -28,9 +28,9 @@ def _train(work_dir: str) -> tuple:
     runner = toy_runner(work_dir, [hook], log_level='INFO', visualizer=visualizer)
     runner.train()
     shown = {key: runner.message_hub.get_scalar(f'train/{key}').data[0].tolist() for key in KEYS}
-    worker = hook.rounds.worker
-    sizes = [worker.flat_block(block).nbytes for block in range(worker.num_blocks)]
-    return shown, sizes, sum(flat.nbytes for flat in worker.shared), hook.seed
+    parts = hook.engine.parts
+    sizes = [part.nbytes for part in parts.blocks]
+    return shown, sizes, sum(part.nbytes for part in parts.shared), hook.seed
 
 
 @pytest.fixture(scope='module')
@@ -41,11 +41,10 @@ def trained(tmp_path_factory):
 
 def test_the_bytes_shown_are_those_of_the_plan(trained):
     _, results = trained
-    hook = ResISTHook(local_iters=2, min_blocks=2)
     for rank, (shown, sizes, shared, seed) in enumerate(results):
-        sampler = PartitionSampler(6, 4, hook.min_blocks, seed)
+        sampler = PartitionSampler(6, 4, 2, seed)
         plan = ExchangePlan.between(sampler.sample(0), sampler.sample(1))
-        ring = all_reduce_bytes(shared, 4)
+        ring = all_reduce_bytes(shared, 4).sent
         assert shown['sent_mb'][0] == pytest.approx((plan.sent(rank, sizes) + ring) / 1e6)
         assert shown['received_mb'][0] == pytest.approx((plan.received(rank, sizes) + ring) / 1e6)
         assert shown['total_mb'][0] == pytest.approx((plan.total(sizes) + 4 * ring) / 1e6)

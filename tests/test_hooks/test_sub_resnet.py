@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.hooks import Hook
 
-from resist_mm.engine.hooks import ResISTHook
+from resist_mm.hooks import ResISTHook
 from tests.toy import toy_runner
 from tests.workers import run_workers
 
@@ -27,23 +27,23 @@ class Watcher(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.collectives.append(_collectives() - self.before)
-        worker, assignment = self.hook.rounds.worker, self.hook.rounds.assignment
+        parts, assignment = self.hook.engine.parts, self.hook.engine.assignment
         mine = assignment.blocks(dist.get_rank())
-        for block in range(worker.num_blocks):
-            for p, numel in worker.flat_block(block).sizes():
-                held = block in mine
-                assert p.numel() == (numel if held else 0)
+        for part in parts.blocks:
+            held = part.block in mine
+            for p, size, _ in part.flat.layouts():
+                assert p.numel() == (size.numel() if held else 0)
                 assert (p.grad is not None) == held
                 assert (p in runner.optim_wrapper.optimizer.state) == held
                 if not held:
                     assert p.untyped_storage().nbytes() == 0
         storages = {
             p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
-            for p in worker.model.parameters()
+            for p in parts.model.parameters()
             if p.numel()
         }
-        shared = sum(flat.nbytes for flat in worker.shared)
-        sub_resnet = shared + sum(worker.flat_block(block).nbytes for block in mine)
+        shared = sum(part.nbytes for part in parts.shared)
+        sub_resnet = shared + sum(parts.blocks[block].nbytes for block in mine)
         self.resident.append((sum(storages.values()), sub_resnet))
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
-
-import torch
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
+from resist_mm.models import partitioned_stages
 from resist_mm.models.wrappers import LocalModel
 
-__all__ = ['agree', 'check_can_recalibrate', 'check_runner', 'digest']
+__all__ = ['check_can_recalibrate', 'check_has_blocks', 'check_runner']
 
 
 def check_runner(runner: Runner, hook_name: str) -> None:
@@ -80,28 +77,14 @@ def check_can_recalibrate(model: nn.Module, hook_name: str) -> None:
         )
 
 
-def agree(values: dict[str, Any]) -> None:
-    """Check that all workers have the same values.
-
-    Args:
-        values (dict): What to compare, by a name that a user understands.
+def check_has_blocks(model: nn.Module, hook_name: str) -> None:
+    """Refuse a model without blocks to deal out.
 
     Raises:
-        RuntimeError: On all workers, naming the value that differs and what each
-            worker has.
+        ValueError: If it has no partitioned stage.
     """
-    of_workers = all_gather_object(values)
-    for name in values:
-        found = [of_worker[name] for of_worker in of_workers]
-        if any(value != found[0] for value in found):
-            listing = ', '.join(f'worker {worker}: {value}' for worker, value in enumerate(found))
-            raise RuntimeError(f'the workers disagree on {name} ({listing}): all must have the same')
-
-
-def digest(model: nn.Module) -> str:
-    """A short fingerprint of all parameters and buffers, bit by bit."""
-    sha = hashlib.sha256()
-    for tensor in [*model.parameters(), *model.buffers()]:
-        data = tensor.detach().contiguous().cpu()
-        sha.update(data.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()[:16]
+    if not partitioned_stages(model):
+        raise ValueError(
+            f'{hook_name} deals out the blocks of a partitioned stage, but the model has none: use '
+            "type='resist_mm.PartitionableResNet' or 'resist_mm.PreActResNet' for model.backbone"
+        )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resist_mm.engine.hooks.cuts import cut_rounds
+from resist_mm.hooks.cuts import cut_rounds
 
 
 @pytest.mark.parametrize(

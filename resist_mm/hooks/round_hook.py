@@ -1,35 +1,36 @@
-"""The round: local iterations, then the exchange that ends it."""
+"""From the Runner's events to the engine."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from contextlib import nullcontext
 from typing import Any
 
-import torch
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
-from resist_mm.exchange import Traffic, build_codec
-from resist_mm.partition import Assignment
+from resist_mm.builders import build_codec, build_protocol
+from resist_mm.models.wrappers import not_distributed
+from resist_mm.registry import HOOKS
+from resist_mm.rounds import Engine, RoundProtocol
+from resist_mm.rounds.agreement import agree, digest
+from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
-from ..batch_norm import recalibrated_norms, settle_buffers
-from ..checks import agree, check_can_recalibrate, check_runner, digest
-from ..optimizer_state import OptimizerState
-from ..worker_rounds import WorkerRounds
-from ..worker_state import WorkerState
-from .cuts import cut_rounds, dataloader_length, saves_after_epoch, saves_after_iter, whole_model_iters
+from .checks import check_can_recalibrate, check_has_blocks, check_runner
+from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
+from .round_log import RoundLog, now, warn_of_cuts
 
 __all__ = ['RoundHook']
 
 ROUND_KEY = 'resist_mm_round'
 SEED_KEY = 'resist_mm_seed'
-TOLERATED_CUTS = 0.1
-MB = 1e6
+PROTOCOL_KEY = 'resist_mm_protocol'
 
 
+@HOOKS.register_module()
 class RoundHook(Hook):
     """Runs training in rounds; a protocol says who holds which blocks in each.
 
@@ -39,9 +40,8 @@ class RoundHook(Hook):
     or the model is made whole, because somebody is about to validate or save it.
     Whatever needs the whole model ends the round early, and the log says so.
 
-    What holds:
+    What holds, beside what :class:`Engine` guarantees:
 
-    - Inside a round no worker waits for another: there is no collective.
     - When the model is whole, all workers have the same parameters and buffers,
       bit for bit. It stays whole until the next training iteration.
     - Checkpoints hold the whole model in mmengine's ordinary format, and the index
@@ -56,6 +56,8 @@ class RoundHook(Hook):
         model_wrapper_cfg = dict(type='resist_mm.LocalModel')
 
     Args:
+        protocol (dict or RoundProtocol): Who holds what: ``dict(type='ResIST')``, ``dict(type='LocalSGD')``, or
+            one that is registered in ``resist_mm.registry.PROTOCOLS``.
         local_iters (int): Iterations of a round, l in the paper. Defaults to 50.
         momentum_restart_interval (int, optional): The optimizer starts afresh
             every so many rounds (in the authors' scripts: every round). Between
@@ -72,8 +74,8 @@ class RoundHook(Hook):
         codec (dict, optional): How weights are compressed on their way from round to
             round: ``dict(type='bf16')``, ``dict(type='quantize', bits=6)``,
             ``dict(type='topk', share=0.25)``, with the arguments of the classes in
-            ``resist_mm/exchange/codec.py`` (Appendix A.5). Making the model whole is
-            always exact. Defaults to None: fp32.
+            ``resist_mm/exchange/codec.py`` (Appendix A.5), or one that is registered in
+            ``resist_mm.registry.CODECS``. Making the model whole is always exact. Defaults to None: fp32.
         seed (int, optional): Seed of the partition. Defaults to None: worker 0's
             ``runner.seed``.
 
@@ -82,10 +84,10 @@ class RoundHook(Hook):
     """
 
     priority = 'NORMAL'
-    deals_blocks = True  # whether the protocol deals out the blocks of partitioned stages
 
     def __init__(
         self,
+        protocol: dict | RoundProtocol,
         local_iters: int = 50,
         momentum_restart_interval: int | None = 1,
         bn: str = 'recalibrate',
@@ -94,38 +96,29 @@ class RoundHook(Hook):
         codec: dict | None = None,
         seed: int | None = None,
     ) -> None:
-        self._check_counts(
-            local_iters=local_iters,
-            momentum_restart_interval=1 if momentum_restart_interval is None else momentum_restart_interval,
-            bn_batches=bn_batches,
-            bn_interval=bn_interval,
-        )
+        interval = 1 if momentum_restart_interval is None else momentum_restart_interval
+        self._check_counts(local_iters=local_iters, momentum_restart_interval=interval)
+        self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval)
         if bn not in ('recalibrate', 'average'):
             raise ValueError(f"{type(self).__name__}.bn must be 'recalibrate' or 'average', got {bn!r}")
+        self.protocol = build_protocol(protocol)
         self.local_iters = local_iters
         self.momentum_restart_interval = momentum_restart_interval
         self.bn = bn
         self.bn_interval = bn_interval
         self.codec = build_codec(codec)
         self.seed = seed
-        self.round = 0
-        self.rounds: WorkerRounds | None = None  # before_train makes it
+        self.engine: Engine | None = None  # before_train makes it
         self._iters_done = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
-    def _check_counts(self, least: int = 1, **counts: int) -> None:
-        for name, count in counts.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < least:
-                raise ValueError(
-                    f'{type(self).__name__}.{name} must be an integer of at least {least}, got {count!r}'
-                )
+    def announce(self, runner: Runner) -> None:
+        """Say in the log what is about to happen. Subclasses may."""
 
-    def set_up_protocol(self, runner: Runner, rounds: WorkerRounds) -> None:
-        """Prepare what a protocol needs, and check that the model suits it."""
-
-    def assign(self, round_index: int) -> Assignment:
-        """Who holds which blocks in a round. Subclasses say so."""
-        raise NotImplementedError
+    @property
+    def round(self) -> int:
+        """Index of the round that is running, or of the next one."""
+        return 0 if self.engine is None else self.engine.round
 
     def before_train(self, runner: Runner) -> None:
         """Set up; by now weights are initialised, loaded or resumed.
@@ -140,10 +133,9 @@ class RoundHook(Hook):
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info
-        self.round = info.get(ROUND_KEY, 0)
         agree(
             {
-                'the index of the round to begin with': self.round,
+                'the index of the round to begin with': info.get(ROUND_KEY, 0),
                 'the seed in the checkpoint to resume': info.get(SEED_KEY),
                 f'{name}.seed': self.seed,
                 f'{name}.local_iters': self.local_iters,
@@ -151,22 +143,40 @@ class RoundHook(Hook):
                 'the weights to start from (digest)': digest(model),
             }
         )
-        self.seed = self._common_seed(runner, info.get(SEED_KEY))
-        worker = WorkerState(model, OptimizerState(runner.optim_wrapper), self.deals_blocks)
-        self.rounds = WorkerRounds(worker, self.codec)
-        self.set_up_protocol(runner, self.rounds)
+        self.seed = self.protocol.seed = self._common_seed(runner, info.get(SEED_KEY))
+        if self.protocol.deals_blocks:
+            check_has_blocks(model, name)
+        try:
+            self.engine = Engine(
+                model,
+                _optimizers(runner),
+                self.protocol,
+                self.codec,
+                self.momentum_restart_interval,
+                self.bn_interval if self.bn == 'average' else None,
+            )
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
+        self.engine.round = info.get(ROUND_KEY, 0)
+        if PROTOCOL_KEY in info:
+            self.protocol.load_state_dict(info[PROTOCOL_KEY])
+        self._log = RoundLog(runner, self.engine)
         self._remember(runner)
-        self._warn(runner)
+        self.announce(runner)
+        warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Exchange after a full round; begin a round if none is running."""
-        assert self.rounds is not None
-        if self.rounds.is_whole:
-            self.rounds.begin(self.assign(self.round))
-            self._round_began(runner)
+        assert self.engine is not None
+        if self.engine.in_sync:
+            self.engine.begin_round()
         elif self._iters_done >= self.local_iters:
-            self._end_round(runner, self.assign(self.round + 1))
-            self._round_began(runner)
+            self._end_round(runner, whole=False)
+        else:
+            return
+        self._iters_done = 0
+        self._began = now()
+        self._log.begin()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -196,36 +206,28 @@ class RoundHook(Hook):
         Raises:
             RuntimeError: If a round is running.
         """
-        if self.rounds is not None and not self.rounds.is_whole:
+        if self.engine is not None and not self.engine.in_sync:
             raise RuntimeError(
                 'a checkpoint would be saved inside a round, when the workers hold different blocks. Save '
                 "with mmengine's CheckpointHook, which is foreseen, or after validation or training"
             )
 
     def _make_whole(self, runner: Runner, reason: str) -> None:
-        if self.rounds is None or self.rounds.is_whole:
-            return
-        if self._iters_done < self.local_iters:
-            runner.logger.info(
-                f'Round {self.round} ends early, after {self._iters_done} of {self.local_iters} iterations: '
-                f'{reason} needs the whole model'
-            )
-        self._end_round(runner, following=None)
+        if self.engine is not None and not self.engine.in_sync:
+            self._log.end_early(self.engine.round, self._iters_done, self.local_iters, reason)
+            self._end_round(runner, whole=True)
 
-    def _end_round(self, runner: Runner, following: Assignment | None) -> None:
-        assert self.rounds is not None and self.rounds.assignment is not None
-        compute_sec = _now() - self._began
-        began = _now()
-        interval = self.momentum_restart_interval
-        restart = interval is not None and (self.round + 1) % interval == 0
-        statistics = self.bn == 'average' and (following is None or (self.round + 1) % self.bn_interval == 0)
-        depth = len(self.rounds.assignment.blocks(self.rounds.rank))
-        traffic = self.rounds.exchange(following, restart, statistics)
-        exchange_sec = _now() - began
-        if following is None:
-            traffic += settle_buffers(runner, self.rounds, self._batches, averaged=statistics)
-        self._report(runner, depth, traffic, compute_sec, exchange_sec)
-        self.round += 1
+    def _end_round(self, runner: Runner, whole: bool) -> None:
+        assert self.engine is not None and self.engine.assignment is not None
+        index, depth = self.engine.round, len(self.engine.assignment.blocks(self.engine.rank))
+        ended = now()
+        traffic = self.engine.exchange(whole)
+        exchange_sec = now() - ended
+        if whole:
+            traffic += settle_buffers(
+                self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch)
+            )
+        self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
         self._remember(runner)
 
     def _common_seed(self, runner: Runner, resumed: int | None) -> int:
@@ -246,57 +248,29 @@ class RoundHook(Hook):
     def _remember(self, runner: Runner) -> None:
         runner.message_hub.update_info(ROUND_KEY, self.round)
         runner.message_hub.update_info(SEED_KEY, self.seed)
+        state = self.protocol.state_dict()
+        if state:
+            runner.message_hub.update_info(PROTOCOL_KEY, state)
 
-    def _warn(self, runner: Runner) -> None:
-        # OptimWrapperDict has no count of its own
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if self.local_iters % accumulated and self.rounds is not None and self.rounds.num_workers > 1:
-            runner.logger.warning(
-                f'local_iters={self.local_iters} is no multiple of accumulative_counts={accumulated}: gradients '
-                'that are still being accumulated when a round ends are dropped'
-            )
-        cut, rounds = cut_rounds(self.local_iters, whole_model_iters(runner))
-        if cut > TOLERATED_CUTS * rounds:
-            runner.logger.warning(
-                f'{cut} of {rounds} rounds will end early, because validation or a checkpoint needs the whole '
-                f'model: choose intervals that are multiples of local_iters={self.local_iters} iterations '
-                f'(an epoch has {dataloader_length(runner)}), or larger ones'
-            )
-
-    def _round_began(self, runner: Runner) -> None:
-        assert self.rounds is not None and self.rounds.assignment is not None
-        self._iters_done = 0
-        self._began = _now()
-        self._show(runner, round=self.round, depth=len(self.rounds.assignment.blocks(self.rounds.rank)))
-
-    def _report(
-        self, runner: Runner, depth: int, traffic: Traffic, compute_sec: float, exchange_sec: float
-    ) -> None:
-        scalars = dict(
-            compute_sec=compute_sec,
-            exchange_sec=exchange_sec,
-            sent_mb=traffic.sent / MB,
-            received_mb=traffic.received / MB,
-            total_mb=traffic.total / MB,
-            buffer_mb=traffic.buffers / MB,
-        )
-        self._show(runner, **scalars)
-        assert self.rounds is not None
-        blocks = self.rounds.worker.num_blocks
-        runner.logger.info(
-            f'Round {self.round}: '
-            + (f'depth {depth} of {blocks} blocks, ' if blocks else '')
-            + f'{self._iters_done} iterations in {compute_sec:.2f} s, exchange in {exchange_sec:.2f} s; '
-            f'sent {traffic.sent / MB:.2f} MB, received {traffic.received / MB:.2f} MB, '
-            f'all workers {traffic.total / MB:.2f} MB'
-        )
-
-    def _show(self, runner: Runner, **scalars: float) -> None:
-        for key, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/{key}', value)
+    def _check_counts(self, least: int = 1, **counts: int) -> None:
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise ValueError(
+                    f'{type(self).__name__}.{name} must be an integer of at least {least}, got {count!r}'
+                )
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def _optimizers(runner: Runner) -> list:
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [wrapper.optimizer for wrapper in wrappers]
+
+
+def _forward(runner: Runner, batch: Any) -> None:
+    """Run the model on a training batch as ``BaseModel.train_step`` does, in the precision of training."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wrapper = runner.optim_wrapper
+    precision = nullcontext() if isinstance(wrapper, OptimWrapperDict) else wrapper.optim_context(runner.model)
+    with not_distributed(), precision:
+        data = model.data_preprocessor(batch, True)
+        model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')

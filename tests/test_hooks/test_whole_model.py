@@ -12,8 +12,8 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from resist_mm.engine.hooks import LocalSGDHook, ResISTHook
-from resist_mm.engine.hooks.round_hook import ROUND_KEY, SEED_KEY
+from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks.round_hook import ROUND_KEY, SEED_KEY
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 

@@ -1,4 +1,4 @@
-"""Hooks that run training in rounds."""
+"""Hooks that train in rounds: from the Runner's events to the engine."""
 
 from .local_sgd_hook import LocalSGDHook
 from .resist_hook import ResISTHook

@@ -17,7 +17,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 __all__ = ['check_wrapper', 'end_with', 'finish_distributed', 'init_distributed']
 
 OTHERS_WAIT_SEC = 20
-ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook')
+ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook', 'RoundHook')
 
 
 def init_distributed(cfg: Config) -> None:

@@ -11,7 +11,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import nn
 
-from resist_mm.engine.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks import LocalSGDHook, ResISTHook
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 
@@ -44,7 +44,8 @@ def test_arguments_out_of_range(hook, arguments, message):
     [
         (dict(min_blocks=-1), r'min_blocks .* got -1'),
         (dict(warmup_rounds=-1), r'warmup_rounds .* got -1'),
-        (dict(activation_scale=0), r'activation_scale must be above 0 and at most 1, got 0'),
+        (dict(activation_scale=0), r'activation_scale must be a number above 0 and at most 1, got 0'),
+        (dict(activation_scale=True), r'activation_scale must be a number .* got True'),
     ],
 )
 def test_arguments_of_resist_out_of_range(arguments, message):

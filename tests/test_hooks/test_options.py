@@ -10,9 +10,9 @@ import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from resist_mm.engine.hooks import LocalSGDHook, ResISTHook
-from resist_mm.engine.hooks.cuts import whole_model_iters
-from resist_mm.engine.hooks.round_hook import ROUND_KEY
+from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks.cuts import whole_model_iters
+from resist_mm.hooks.round_hook import ROUND_KEY
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 

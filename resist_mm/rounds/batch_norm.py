@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.optim import OptimWrapperDict
-from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from resist_mm.exchange import Parcel, Traffic, Transport
-from resist_mm.models.wrappers import not_distributed
+from resist_mm.exchange import Payload, Traffic, Transport
 
-from .packing import pack, pack_bytes, unpack_bytes
-from .worker_rounds import WorkerRounds
-from .worker_state import running_norms, statistics_of
+from .engine import Engine
+from .part import running_norms, statistics_of
+from .states import pack
 
 __all__ = ['recalibrate', 'recalibrated_norms', 'settle_buffers']
 
 
-def settle_buffers(runner: Runner, rounds: WorkerRounds, batches: Iterable[Any], averaged: bool) -> Traffic:
+def settle_buffers(
+    engine: Engine,
+    averaged: bool,
+    batches: Sequence[Any] = (),
+    forward: Callable[[Any], object] | None = None,
+) -> Traffic:
     """Give the whole model its running statistics, and all workers the same buffers.
 
+    To be called by all workers once the model is whole, while it is in training mode.
+
     Args:
-        runner (Runner): Gives the precision of forward passes.
-        rounds (WorkerRounds): The worker, its model whole and in training mode.
-        batches (Iterable): Batches of this worker to recalibrate norms with, as
-            they come from the training loader.
+        engine (Engine): Of this worker.
         averaged (bool): Whether the statistics have travelled already. If so, they are
             left alone.
+        batches (Sequence): Batches of this worker to recalibrate norms with. Defaults to ().
+        forward (Callable, optional): Runs the model on a batch; needed if there are batches. Defaults to
+            None: the model itself.
 
     Returns:
         Traffic: The bytes moved.
     """
-    model, transport = rounds.worker.model, rounds.transport
+    model, transport = engine.parts.model, engine.transport
     traffic = Traffic()
     if averaged:
         settled = statistics_of(running_norms(model))
     else:
         norms = recalibrated_norms(model)
-        reached = recalibrate(runner, model, norms, list(batches))
+        reached = recalibrate(model, norms, batches, forward or model)
         settled = _average_where_reached(norms, reached, transport, traffic)
     others = _buffers_except(model, settled)
     if others:
-        message = pack_bytes(others)
+        message = _pack_bytes(others)
         traffic += transport.broadcast(message)
-        unpack_bytes(others, message)
+        _unpack_bytes(others, message)
     return traffic
 
 
@@ -61,7 +65,7 @@ def recalibrated_norms(model: nn.Module) -> list[_NormBase]:
 
 @torch.no_grad()
 def recalibrate(
-    runner: Runner, model: nn.Module, norms: Sequence[_NormBase], batches: Sequence[Any]
+    model: nn.Module, norms: Sequence[_NormBase], batches: Sequence[Any], forward: Callable[[Any], object]
 ) -> list[bool]:
     """Set the running statistics of norms from batches of this worker.
 
@@ -72,10 +76,10 @@ def recalibrate(
     has. Random state and all other buffers are as before afterwards.
 
     Args:
-        runner (Runner): Gives the precision of the forward passes.
         model (nn.Module): The whole model, in training mode, not its wrapper.
         norms (Sequence): The norms.
         batches (Sequence): As they come from the training loader.
+        forward (Callable): Runs the model on a batch.
 
     Returns:
         list[bool]: Whether a batch reached the norm, for each.
@@ -87,10 +91,9 @@ def recalibrate(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
-    with not_distributed(), _forked_random_state(), _precision(runner):
+    with _forked_random_state():
         for batch in batches:
-            data = model.data_preprocessor(batch, True)  # type: ignore[operator]
-            model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
+            forward(batch)
     reached = [bool(norm.num_batches_tracked) for norm in norms]
     set_now = {id(t) for norm, r in zip(norms, reached, strict=True) if r for t in statistics_of([norm])}
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -110,7 +113,7 @@ def _average_where_reached(
     statistics = [statistics_of([norm]) for norm in norms]
     weights = torch.tensor(reached, dtype=torch.float32, device=statistics[0][0].device)
     message = pack([weights] + [t * w for of_norm, w in zip(statistics, weights, strict=True) for t in of_norm])
-    traffic += transport.average([Parcel(message)])
+    traffic += transport.average([_in_place(message)])
     share = message[: len(norms)].tolist()
     pieces = iter(message[len(norms) :].split([t.numel() for of_norm in statistics for t in of_norm]))
     settled = []
@@ -128,10 +131,23 @@ def _buffers_except(model: nn.Module, known: list[Tensor]) -> list[Tensor]:
     return [buffer for buffer in model.buffers() if id(buffer) not in known_ids]
 
 
-def _precision(runner: Runner) -> Any:
-    if isinstance(runner.optim_wrapper, OptimWrapperDict):
-        return nullcontext()
-    return runner.optim_wrapper.optim_context(runner.model)
+def _in_place(message: Tensor) -> Payload:
+    payload = Payload(message.numel(), message.dtype, message.device)
+    payload.value = payload.staged = message
+    return payload
+
+
+def _pack_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """Copy tensors of any dtypes into one flat tensor of bytes."""
+    return pack([tensor.reshape(-1).view(torch.uint8) for tensor in tensors])
+
+
+@torch.no_grad()
+def _unpack_bytes(tensors: Sequence[Tensor], message: Tensor) -> None:
+    """Copy a flat tensor of bytes back into the tensors that it was packed from."""
+    for tensor, piece in zip(tensors, message.split([t.nbytes for t in tensors]), strict=True):
+        # clone: a view of another dtype needs an aligned start
+        tensor.copy_(piece.clone().view(tensor.dtype).view_as(tensor))
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""Codecs and protocols from configs: those of this package, and whatever else is registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.registry import Registry
+
+from .exchange.codec import BF16, Codec, Quantize, TopK
+from .registry import CODECS, PROTOCOLS
+from .rounds.protocols import LocalSGD, ResIST, RoundProtocol
+
+__all__ = ['build_codec', 'build_protocol']
+
+CODECS.register_module('bf16', module=BF16)
+CODECS.register_module('quantize', module=Quantize)
+CODECS.register_module('topk', module=TopK)
+PROTOCOLS.register_module(module=ResIST)
+PROTOCOLS.register_module(module=LocalSGD)
+
+
+def build_codec(cfg: dict | Codec | None) -> Codec | None:
+    """Build a codec from a config such as ``dict(type='quantize', bits=6)``.
+
+    Another one is registered with ``@resist_mm.registry.CODECS.register_module()``.
+
+    Raises:
+        ValueError: If the type is not known or an argument is out of range.
+        TypeError: If an argument is not known.
+    """
+    return cfg if cfg is None or isinstance(cfg, Codec) else _build(CODECS, 'codec', cfg)
+
+
+def build_protocol(cfg: dict | RoundProtocol) -> RoundProtocol:
+    """Build a protocol from a config such as ``dict(type='ResIST', min_blocks=5)``.
+
+    Another one is registered with ``@resist_mm.registry.PROTOCOLS.register_module()``.
+
+    Raises:
+        ValueError: If the type is not known or an argument is out of range.
+        TypeError: If an argument is not known.
+    """
+    return cfg if isinstance(cfg, RoundProtocol) else _build(PROTOCOLS, 'protocol', cfg)
+
+
+def _build(registry: Registry, key: str, cfg: Any) -> Any:
+    arguments: dict[str, Any] = dict(cfg) if isinstance(cfg, dict) else {}
+    name = arguments.pop('type', None)
+    built = registry.get(name) if isinstance(name, str) else None
+    if built is None:
+        known = list(registry.module_dict)
+        raise ValueError(
+            f'{key} must be dict(type=...) with one of {known}, or one that you have registered and whose module '
+            f'custom_imports names; got {cfg!r}'
+        )
+    return built(**arguments)

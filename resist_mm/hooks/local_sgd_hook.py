@@ -1,0 +1,33 @@
+"""Local SGD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resist_mm.registry import HOOKS
+from resist_mm.rounds import LocalSGD
+
+from .round_hook import RoundHook
+
+__all__ = ['LocalSGDHook']
+
+
+@HOOKS.register_module()
+class LocalSGDHook(RoundHook):
+    """Local SGD: every worker trains the whole model, which is averaged once a round.
+
+    The baseline of ResIST (Sec. 2.4): Lin et al., "Don't Use Large Mini-Batches, Use
+    Local SGD", ICLR 2020, arXiv:1808.07217. Any model will do (with a ``train_step`` of its own, set
+    ``bn='average'``). With a partitioned stage, the activation scale stays what the weights say: 1 from
+    scratch.
+
+    Args:
+        **kwargs: Arguments of :class:`RoundHook` but ``protocol``.
+
+    Example:
+        >>> custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=50)]
+        >>> model_wrapper_cfg = dict(type='resist_mm.LocalModel')
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(LocalSGD(), **kwargs)

@@ -1,0 +1,82 @@
+"""ResIST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import Runner
+
+from resist_mm.registry import HOOKS
+from resist_mm.rounds import ResIST
+
+from .round_hook import RoundHook
+
+__all__ = ['ResISTHook']
+
+
+@HOOKS.register_module()
+class ResISTHook(RoundHook):
+    """ResIST: every worker trains a shallow sub-ResNet, dealt anew every round.
+
+    Dun et al., "ResIST: Layer-Wise Decomposition of ResNets for Distributed
+    Training", UAI 2022, arXiv:2107.00961, Algorithm 1. The model needs a
+    partitioned stage: a backbone ``resist_mm.PartitionableResNet`` or
+    ``resist_mm.PreActResNet``.
+
+    Args:
+        min_blocks (int, optional): Least number of partitioned blocks of a worker;
+            with many workers blocks are shared (Sec. 2.6, "Subnetwork depth").
+            The paper: 5 on CIFAR, 10 on ImageNet. Defaults to None: the smaller
+            of 5 and the number of partitioned blocks.
+        warmup_rounds (int): Number of rounds of local SGD on the whole, scaled
+            model before ResIST begins (Sec. 2.6, "Local SGD warm-up phase").
+            Defaults to 0.
+        activation_scale (float, optional): Factor of the residual branches of the
+            partitioned blocks in the whole model (Sec. 2.6, "Scaling
+            activations"); it becomes part of the weights. Defaults to None: the
+            share of the blocks that a worker holds, 1 / workers without sharing.
+        **kwargs: Arguments of :class:`RoundHook` but ``protocol``.
+
+    Raises:
+        ValueError: If an argument is out of range; at the start of training, if
+            the model has no partitioned stage or too few blocks for ``min_blocks``.
+
+    Example:
+        >>> custom_hooks = [dict(type='resist_mm.ResISTHook', local_iters=50)]
+        >>> model_wrapper_cfg = dict(type='resist_mm.LocalModel')
+    """
+
+    protocol: ResIST
+
+    def __init__(
+        self,
+        min_blocks: int | None = None,
+        warmup_rounds: int = 0,
+        activation_scale: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._check_counts(least=0, warmup_rounds=warmup_rounds, min_blocks=min_blocks or 0)
+        if activation_scale is not None and not (
+            isinstance(activation_scale, int | float)
+            and not isinstance(activation_scale, bool)
+            and 0 < activation_scale <= 1
+        ):
+            raise ValueError(
+                f'ResISTHook.activation_scale must be a number above 0 and at most 1, got {activation_scale!r}'
+            )
+        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale), **kwargs)
+
+    def announce(self, runner: Runner) -> None:
+        """Say who gets how much."""
+        assert self.engine is not None
+        protocol, num_blocks = self.protocol, self.engine.parts.num_blocks
+        runner.logger.info(
+            f'ResIST: {self.engine.num_workers} workers train sub-ResNets with '
+            f'{protocol.sampler.blocks_per_worker} of {num_blocks} partitioned blocks, {self.local_iters} iterations '
+            f'a round; activation scale {protocol.scale:.4g}'
+        )
+        if self.engine.num_workers > 1 and protocol.assign(protocol.warmup_rounds).is_full:
+            runner.logger.warning(
+                f'every worker holds every partitioned block (min_blocks={protocol.sampler.min_blocks} of '
+                f'{num_blocks}): this is local SGD. Choose a smaller min_blocks or a deeper network'
+            )

@@ -1,0 +1,101 @@
+"""What a user sees of the rounds."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from mmengine.runner import Runner
+
+from resist_mm.exchange import Traffic
+from resist_mm.rounds import Engine
+
+from .cuts import cut_rounds, dataloader_length, whole_model_iters
+
+__all__ = ['RoundLog', 'now', 'warn_of_cuts']
+
+TOLERATED_CUTS = 0.1
+MB = 1e6
+
+
+class RoundLog:
+    """Shows each round as scalars ``train/...`` and as a line of the log.
+
+    Args:
+        runner (Runner): Of the run.
+        engine (Engine): Of this worker.
+    """
+
+    def __init__(self, runner: Runner, engine: Engine) -> None:
+        self.runner, self.engine = runner, engine
+
+    def begin(self) -> None:
+        """A round begins."""
+        self._show(round=self.engine.round)
+        assignment = self.engine.assignment
+        if assignment is not None and assignment.num_blocks:
+            self._show(depth=len(assignment.blocks(self.engine.rank)))
+
+    def end(self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float) -> None:
+        """A round has ended.
+
+        Args:
+            index (int): The round.
+            depth (int): Number of partitioned blocks that this worker held.
+            iters (int): Its iterations.
+            traffic (Traffic): Bytes moved by the exchange.
+            compute_sec (float): Seconds of the iterations.
+            exchange_sec (float): Seconds of the exchange.
+        """
+        self._show(
+            compute_sec=compute_sec,
+            exchange_sec=exchange_sec,
+            sent_mb=traffic.sent / MB,
+            received_mb=traffic.received / MB,
+            total_mb=traffic.total / MB,
+            buffer_mb=traffic.buffers / MB,
+        )
+        num_blocks = self.engine.parts.num_blocks
+        self.runner.logger.info(
+            f'Round {index}: '
+            + (f'depth {depth} of {num_blocks} blocks, ' if num_blocks else '')
+            + f'{iters} iterations in {compute_sec:.2f} s, exchange in {exchange_sec:.2f} s; '
+            f'sent {traffic.sent / MB:.2f} MB, received {traffic.received / MB:.2f} MB, '
+            f'all workers {traffic.total / MB:.2f} MB'
+        )
+
+    def end_early(self, index: int, iters: int, local_iters: int, reason: str) -> None:
+        """A round ends before it is full."""
+        if iters < local_iters:
+            self.runner.logger.info(
+                f'Round {index} ends early, after {iters} of {local_iters} iterations: {reason} needs the whole model'
+            )
+
+    def _show(self, **scalars: float) -> None:
+        for key, value in scalars.items():
+            self.runner.message_hub.update_scalar(f'train/{key}', value)
+
+
+def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
+    """Warn of rounds that will end early, and of gradients that will be dropped."""
+    # OptimWrapperDict has no count of its own
+    accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if local_iters % accumulated and num_workers > 1:
+        runner.logger.warning(
+            f'local_iters={local_iters} is no multiple of accumulative_counts={accumulated}: gradients '
+            'that are still being accumulated when a round ends are dropped'
+        )
+    cut, rounds = cut_rounds(local_iters, whole_model_iters(runner))
+    if cut > TOLERATED_CUTS * rounds:
+        runner.logger.warning(
+            f'{cut} of {rounds} rounds will end early, because validation or a checkpoint needs the whole '
+            f'model: choose intervals that are multiples of local_iters={local_iters} iterations '
+            f'(an epoch has {dataloader_length(runner)}), or larger ones'
+        )
+
+
+def now() -> float:
+    """Seconds on a clock, once the GPU has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

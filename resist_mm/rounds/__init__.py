@@ -1,0 +1,22 @@
+"""When it happens: rounds, without any Runner."""
+
+from .engine import Engine
+from .guard import ExchangeRefused
+from .optimizer_state import OptimizerState
+from .part import Part, Parts
+from .protocols import LocalSGD, ResIST, RoundProtocol
+from .states import RunningStatistics, TravellingState, Weights
+
+__all__ = [
+    'Engine',
+    'ExchangeRefused',
+    'LocalSGD',
+    'OptimizerState',
+    'Part',
+    'Parts',
+    'ResIST',
+    'RoundProtocol',
+    'RunningStatistics',
+    'TravellingState',
+    'Weights',
+]

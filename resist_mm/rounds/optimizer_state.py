@@ -1,0 +1,204 @@
+"""What optimizers remember of parameters, for rounds between which momentum is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .part import Part
+from .states import TravellingState
+
+__all__ = ['OptimizerState']
+
+
+class StateKind(NamedTuple):
+    """A tensor that an optimizer keeps for each parameter.
+
+    Attributes:
+        key: Its name, such as 'momentum_buffer', 'exp_avg', 'step'.
+        like_param: Whether it is shaped as the parameter; if not, it is one number.
+        dtype: Its dtype.
+        on_cpu: Whether it stays on the CPU, as a step count does.
+    """
+
+    key: str
+    like_param: bool
+    dtype: torch.dtype
+    on_cpu: bool
+
+
+class StateEntry(NamedTuple):
+    """One tensor that an optimizer keeps for one parameter.
+
+    Attributes:
+        param: The parameter.
+        kind: What it is.
+        size: Its shape.
+        stride: Its strides.
+    """
+
+    param: nn.Parameter
+    kind: StateKind
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of its elements."""
+        return torch.Size(self.size).numel()
+
+
+class OptimizerState(TravellingState):
+    """What the optimizers of a run remember of parameters; it travels, or starts afresh.
+
+    Tensors travel with their parameter: those of its shape (SGD's
+    ``momentum_buffer``, Adam's ``exp_avg``) and single numbers (``step``).
+
+    Args:
+        optimizers (Sequence[Optimizer]): All of the run.
+        restart_interval (int, optional): Optimizers start afresh every so many rounds; between restarts
+            their state travels. None: they never start afresh. Defaults to 1: it never travels.
+    """
+
+    makes_copies = True
+
+    def __init__(self, optimizers: Sequence[Optimizer], restart_interval: int | None = 1) -> None:
+        self.optimizers = list(optimizers)
+        self.restart_interval = restart_interval
+        self._optimizer_of = {
+            p: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for p in group['params']
+        }
+        self._kinds: dict[Optimizer, list[StateKind]] = {}
+        self._new: dict[tuple[nn.Parameter, str], Tensor] = {}  # allocated, not in use yet
+
+    def travels(self, round_index: int, whole: bool) -> bool:
+        """Unless optimizers start afresh after this round."""
+        return self.restart_interval is None or (round_index + 1) % self.restart_interval != 0
+
+    def prepare(self) -> None:
+        """Find out, with all workers, what there is to travel; once that is known, do nothing.
+
+        A worker may not have taken a step yet (a loss scale that is still too large,
+        accumulated gradients), and would not know by itself.
+
+        Raises:
+            ValueError: On all workers, if an optimizer of one of them keeps something of another shape.
+        """
+        if any(self._kinds.values()):
+            return
+        found = [_kinds_of(optimizer) for optimizer in self.optimizers]
+        of_workers: list[Any] = [found]
+        if dist.is_available() and dist.is_initialized():
+            of_workers = [None] * dist.get_world_size()
+            dist.all_gather_object(of_workers, found)
+        for i, optimizer in enumerate(self.optimizers):
+            kinds = {}
+            for of_worker in of_workers:
+                if isinstance(of_worker[i], str):
+                    raise ValueError(of_worker[i])
+                kinds |= {kind.key: kind for kind in of_worker[i]}
+            self._kinds[optimizer] = [kinds[key] for key in sorted(kinds)]
+
+    def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
+        """One tensor with everything, or none; at least fp32: a step count does not survive half precision."""
+        entries = self._entries(part)
+        if not entries:
+            return []
+        return [(sum(e.numel for e in entries), torch.promote_types(torch.float32, entries[0].param.dtype))]
+
+    def tensors(self, part: Part) -> list[Tensor]:
+        """Everything, packed; what an optimizer has not made yet counts as 0."""
+        entries = self._entries(part)
+        if not entries:
+            return []
+        ((numel, dtype),) = self.sizes(part)
+        packed = torch.zeros(numel, dtype=dtype, device=entries[0].param.device)
+        numbers, places = [], []
+        offset = 0
+        for entry in entries:
+            value = self._state(entry).get(entry.kind.key)
+            if value is not None and entry.kind.like_param:
+                packed[offset : offset + entry.numel].view(entry.size).copy_(value)
+            elif value is not None:
+                numbers.append(value.detach().reshape(()))
+                places.append(offset)
+            offset += entry.numel
+        if numbers:  # stacked, so that hundreds of step counts are one copy to the device
+            packed[torch.tensor(places, device=packed.device)] = torch.stack(numbers).to(packed.device, dtype)
+        return [packed]
+
+    def get_ready(self, part: Part) -> None:
+        """Allocate the state of parameters that the optimizers have none of."""
+        for entry in self._entries(part):
+            if self._state(entry).get(entry.kind.key) is None:
+                device = torch.device('cpu') if entry.kind.on_cpu else entry.param.device
+                self._new[entry.param, entry.kind.key] = torch.empty_strided(
+                    entry.size, entry.stride, dtype=entry.kind.dtype, device=device
+                )
+
+    def roll_back(self) -> None:
+        """Let go what was allocated."""
+        self._new.clear()
+
+    @torch.no_grad()
+    def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
+        """Unpack everything."""
+        for packed in tensors:
+            entries = self._entries(part)
+            numbers = [not entry.kind.like_param for entry in entries]
+            pieces = packed.split([entry.numel for entry in entries])
+            on_cpu = iter(torch.cat([p for p, n in zip(pieces, numbers, strict=True) if n]).cpu() if any(numbers) else ())
+            for entry, piece, is_number in zip(entries, pieces, numbers, strict=True):
+                new = self._new.pop((entry.param, entry.kind.key), None)
+                if new is not None:
+                    self._optimizer_of[entry.param].state[entry.param][entry.kind.key] = new
+                state = self._state(entry)[entry.kind.key]
+                state.copy_(next(on_cpu) if is_number and entry.kind.on_cpu else piece.view(state.shape))
+
+    def restart(self) -> None:
+        """Forget everything: the momentum restart."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
+    def forget(self, part: Part) -> None:
+        """Forget the parameters of a part that is dropped."""
+        for p in [] if part.flat is None else part.flat.params:
+            if p in self._optimizer_of:
+                self._optimizer_of[p].state.pop(p, None)
+
+    def _state(self, entry: StateEntry) -> dict[str, Any]:
+        return self._optimizer_of[entry.param].state.get(entry.param, {})
+
+    def _entries(self, part: Part) -> list[StateEntry]:
+        """What travels with a part, held or not."""
+        if part.flat is None:
+            return []
+        return [
+            StateEntry(p, kind, tuple(size), tuple(stride)) if kind.like_param else StateEntry(p, kind, (), ())
+            for p, size, stride in part.flat.layouts()
+            if p in self._optimizer_of
+            for kind in self._kinds.get(self._optimizer_of[p], [])
+        ]
+
+
+def _kinds_of(optimizer: Optimizer) -> list[StateKind] | str:
+    """What an optimizer keeps, judged by parameters that are not single numbers themselves; or an error."""
+    kinds: dict[str, StateKind] = {}
+    for p, state in optimizer.state.items():
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or (key in kinds and p.numel() == 1):
+                continue
+            like_param = value.shape == p.shape
+            if not like_param and value.numel() != 1:
+                return (
+                    f'{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for a parameter of '
+                    f'shape {tuple(p.shape)}, which cannot be handed over between rounds: set '
+                    'momentum_restart_interval=1'
+                )
+            kinds[key] = StateKind(key, like_param, value.dtype, value.device.type == 'cpu')
+    return list(kinds.values())

@@ -1,0 +1,206 @@
+"""The parts that a network is exchanged in: what all workers share, and each partitioned block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
+from resist_mm.models.partitioned_stage import PartitionedStage, partitioned_stages
+
+__all__ = ['Part', 'Parts', 'running_norms', 'statistics_of']
+
+
+class Part:
+    """What travels together: the shared part, or one partitioned block.
+
+    Attributes:
+        name: What to call it in messages to the user.
+        block: The number of the block; None: it is shared.
+        flat: Its trainable parameters; None: it has none.
+        norms: Its norms with running statistics.
+        reference: Its value when the round began, of shape (numel,), the same on all holders. Kept only where a
+            protocol or a codec asks for it.
+        residual: What compression has left out of it so far, of shape (num_weights,).
+        staged: Its value after the exchange that is under way, until that is accepted.
+    """
+
+    def __init__(
+        self, name: str, block: int | None, flat: FlatParameters | None, norms: Iterable[_NormBase] = ()
+    ) -> None:
+        self.name, self.block, self.flat = name, block, flat
+        self.norms = list(norms)
+        self.reference: Tensor | None = None
+        self.residual: Tensor | None = None
+        self.staged: Tensor | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this worker has it."""
+        return self.flat is None or not self.flat.released
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its parameters in bytes, held or not."""
+        return 0 if self.flat is None else self.flat.nbytes
+
+    def remember(self) -> None:
+        """Keep a copy of its value, as a round begins; of one that is not held nothing is kept."""
+        if self.flat is None or self.flat.released:
+            self.reference = None
+        elif self.reference is None:
+            self.reference = self.flat.flat.clone()
+        else:
+            self.reference.copy_(self.flat.flat)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of reference and residual."""
+        return sum(tensor.nbytes for tensor in (self.reference, self.residual) if tensor is not None)
+
+
+class Parts:
+    """A model, cut into parts.
+
+    Blocks of all partitioned stages are numbered through, stage by stage. Only parameters that require a
+    gradient take part; frozen ones are equal on all workers and stay so.
+
+    Args:
+        model (nn.Module): The model, not its wrapper.
+        deal_blocks (bool): Whether blocks are dealt out. If not, everything counts as
+            shared, and any model will do. Defaults to True.
+
+    Attributes:
+        shared: The shared part, one for each dtype and device of its parameters.
+        blocks: The partitioned blocks.
+
+    Raises:
+        ValueError: If a parameter belongs to a block and to something else as well.
+    """
+
+    def __init__(self, model: nn.Module, deal_blocks: bool = True) -> None:
+        self.model = model
+        self.stages: list[PartitionedStage] = list(partitioned_stages(model).values()) if deal_blocks else []
+        self._places = [(stage, number) for stage in self.stages for number in range(stage.num_partitioned)]
+        self._check_ownership()
+        norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+        self.blocks = [
+            Part(f'block {i}', i, stage.flat_block(number), _norms_of(stage, number, norms))
+            for i, (stage, number) in enumerate(self._places)
+        ]
+        in_blocks = {p for part in self.blocks for p in _params_of(part)}
+        norms_in_blocks = {norm for part in self.blocks for norm in part.norms}
+        flats = flatten_by_dtype(p for p in model.parameters() if p.requires_grad and p not in in_blocks)
+        self.shared = [Part('the shared part', None, flat) for flat in flats or [None]]
+        self.shared[0].norms = [norm for norm in norms if norm not in norms_in_blocks]
+        self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of partitioned blocks."""
+        return len(self.blocks)
+
+    @property
+    def all(self) -> list[Part]:
+        """The shared part and the blocks, held or not."""
+        return [*self.shared, *self.blocks]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    def set_scale(self, scale: float) -> None:
+        """Set the activation scale of the whole model."""
+        for stage in self.stages:
+            stage.scale.fill_(scale)
+
+    def check_trainable(self) -> None:
+        """Refuse parameters that were frozen, or thawed, since the start.
+
+        Raises:
+            ValueError: Naming the first one.
+        """
+        for name, p in self.model.named_parameters():
+            if p.requires_grad != self._trainable.get(name, p.requires_grad):
+                was, now = ('trained', 'frozen') if self._trainable[name] else ('frozen', 'trained')
+                raise ValueError(
+                    f'the parameter {name} was {was} when training began and is {now} now: what travels between '
+                    'the workers is settled at the start. Freeze or thaw it before training (requires_grad)'
+                )
+
+    def drop_gradients(self) -> None:
+        """Drop gradients that are still being accumulated: they belong to the old sub-ResNet."""
+        for p in self.model.parameters():
+            p.grad = None
+
+    def put(self, part: Part, storage: Tensor) -> None:
+        """Give a part other storage with a new value; a dropped block is there again."""
+        assert part.flat is not None
+        if part.block is not None and part.flat.released:
+            stage, number = self._places[part.block]
+            stage.regain(number, storage)
+        else:
+            part.flat.replace(storage)
+
+    def keep(self, blocks: Collection[int]) -> list[Part]:
+        """Become a sub-ResNet: drop all other blocks.
+
+        Returns:
+            list[Part]: The blocks that are not held now.
+        """
+        for stage in self.stages:
+            stage.hold([n for b, (s, n) in enumerate(self._places) if s is stage and b in blocks])
+        return [part for part in self.blocks if part.block not in blocks]
+
+    def make_whole(self) -> None:
+        """Become the whole model; every block has to be there."""
+        for stage in self.stages:
+            stage.make_whole()
+
+    def _check_ownership(self) -> None:
+        names: dict[nn.Parameter, list[str]] = {}
+        for name, p in self.model.named_parameters(remove_duplicate=False):
+            names.setdefault(p, []).append(name)
+        owners: dict[nn.Parameter, int] = {}
+        prefixes = {id(module): f'{name}.' for name, module in self.model.named_modules()}
+        for i, (stage, number) in enumerate(self._places):
+            prefix = prefixes[id(stage.partitioned_blocks[number])]
+            for p in stage.block_parameters(number):
+                outside = [name for name in names[p] if not name.startswith(prefix)]
+                if outside or owners.setdefault(p, i) != i:
+                    raise ValueError(
+                        f'the parameter {names[p][0]} of partitioned block {i} is shared with '
+                        f'{outside[0] if outside else f"block {owners[p]}"}: a block is handed from worker to '
+                        'worker and cannot share parameters. Use parameters of its own, or another stage'
+                    )
+
+
+def running_norms(model: nn.Module) -> list[_NormBase]:
+    """The norms of a model that are updating running statistics now.
+
+    Norms in eval mode (``norm_eval``, frozen stages) have statistics that never
+    change, and those with ``track_running_stats=False`` have none.
+    """
+    return _running(m for m in model.modules() if isinstance(m, _NormBase))
+
+
+def statistics_of(norms: Iterable[_NormBase]) -> list[Tensor]:
+    """The running means and variances of norms that are updating them now."""
+    return [t for norm in _running(norms) for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+def _running(norms: Iterable[_NormBase]) -> list[_NormBase]:
+    return [m for m in norms if m.training and m.track_running_stats and m.running_mean is not None]
+
+
+def _norms_of(stage: PartitionedStage, number: int, norms: Iterable[_NormBase]) -> list[_NormBase]:
+    own = {id(buffer) for buffer in stage.block_buffers(number)}
+    return [norm for norm in norms if id(norm.running_mean) in own]
+
+
+def _params_of(part: Part) -> list[nn.Parameter]:
+    return [] if part.flat is None else part.flat.params

@@ -1,0 +1,7 @@
+"""Protocols of rounds: a file each."""
+
+from .local_sgd import LocalSGD
+from .protocol import RoundProtocol
+from .resist import ResIST
+
+__all__ = ['LocalSGD', 'ResIST', 'RoundProtocol']

@@ -1,0 +1,150 @@
+"""What an exchange changes, kept beside what it will replace until all workers have accepted it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resist_mm.exchange.message import Payload
+from resist_mm.exchange.plan import ExchangePlan
+
+from .part import Part, Parts
+from .states import TravellingState, Weights
+
+__all__ = ['StagedExchange']
+
+
+class StagedExchange:
+    """The payloads of an exchange on one worker.
+
+    Making it allocates the room for everything that will be received or averaged. Gradients should be dropped
+    before: the room is then no more than the memory that they had. :meth:`commit` swaps pointers, so that it
+    cannot fail half-way; :meth:`roll_back` lets the room go, and everything is as it was.
+
+    Args:
+        plan (ExchangePlan): The same on all workers.
+        rank (int): This worker.
+        parts (Parts): Its parts.
+        states (Sequence[TravellingState]): What travels with each.
+        exact (bool): Whether nothing may be compressed.
+        changes_means (bool): Whether the protocol may change a mean, which is then staged even if it is the
+            value of a single holder.
+    """
+
+    def __init__(
+        self,
+        plan: ExchangePlan,
+        rank: int,
+        parts: Parts,
+        states: Sequence[TravellingState],
+        exact: bool,
+        changes_means: bool,
+    ) -> None:
+        self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
+        self.changes_means = changes_means
+        device = parts.device
+        self._payloads: dict[Part, list[list[Payload]]] = {}  # of a part: a list for each state
+        try:
+            for part in parts.all:
+                all_have_reference = part.block is None or plan.all_have_old_value(part.block)
+                self._payloads[part] = [s.payloads(part, device, exact, all_have_reference) for s in states]
+                self._stage(part)
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def shared(self) -> list[Payload]:
+        """What every worker holds."""
+        # first the weights of all shared parts, then the next state
+        return [p for of_parts in zip(*map(self._of, self.parts.shared), strict=True) for of in of_parts for p in of]
+
+    def block(self, block: int) -> list[Payload]:
+        """The payloads of a block."""
+        return [payload for of_state in self._of(self.parts.blocks[block]) for payload in of_state]
+
+    def gathered_bytes(self) -> list[int]:
+        """Size of every block's messages to the aggregating worker, held or not."""
+        return [sum(p.gathered_bytes for p in self.block(block)) for block in range(self.parts.num_blocks)]
+
+    def delivered_bytes(self) -> list[int]:
+        """Size of every block's messages to the new holders, held or not."""
+        return [sum(p.delivered_bytes for p in self.block(block)) for block in range(self.parts.num_blocks)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the room that was allocated."""
+        return sum(
+            p.nbytes
+            for of_part in self._payloads.values()
+            for of_state in of_part
+            for p in of_state
+            if p.staged is not None and p.staged is not p.value
+        )
+
+    def averaged_parts(self) -> list[Part]:
+        """The parts whose mean all workers have alike."""
+        return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
+
+    def get_ready(self) -> None:
+        """Allocate the last of what :meth:`commit` needs."""
+        for part, of_part in self._committed():
+            for state, payloads in zip(self.states, of_part, strict=True):
+                if any(payload.staged is not None for payload in payloads):
+                    state.get_ready(part)
+
+    def commit(self) -> None:
+        """Put all results in place; what was there is let go."""
+        for part, of_part in self._committed():
+            if part.staged is not None:
+                self.parts.put(part, part.staged)
+            for state, payloads in zip(self.states, of_part, strict=True):
+                state.settle(part, payloads)
+        self._let_go()
+
+    def roll_back(self) -> None:
+        """Let all results go: every part has the value from before."""
+        for state in self.states:
+            state.roll_back()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for part in self.parts.all:
+            part.staged = None
+        self._payloads.clear()
+
+    def _committed(self) -> list[tuple[Part, list[list[Payload]]]]:
+        mine = set(self.plan.new.blocks(self.rank)) | set(self.plan.averaged)
+        return [(part, of) for part, of in self._payloads.items() if part.block is None or part.block in mine]
+
+    def _of(self, part: Part) -> list[list[Payload]]:
+        return self._payloads[part]
+
+    def _stage(self, part: Part) -> None:
+        """Load what this worker sends or aggregates; make room for what it receives or averages."""
+        for state, payloads in zip(self.states, self._of(part), strict=True):
+            if part.block is None or part.block in self.plan.averaged:
+                state.load(part, payloads)
+                if self.plan.old.num_workers > 1 or self._changes_mean(state):
+                    state.make_room(part, payloads, averaged=True)
+            else:
+                self._stage_block(part, part.block, state, payloads)
+
+    def _stage_block(self, part: Part, block: int, state: TravellingState, payloads: Sequence[Payload]) -> None:
+        old, new = self.plan.old.holders(block), self.plan.new.holders(block)
+        aggregates = self.plan.aggregators[block] == self.rank
+        delivers = aggregates and any(holder != self.rank for holder in new)
+        if self.rank in old:
+            if not aggregates or delivers or len(old) > 1 or self._changes_mean(state):
+                state.load(part, payloads)
+        if (aggregates and len(old) > 1) or (not aggregates and self.rank in new):
+            state.make_room(part, payloads, averaged=False)
+        elif aggregates:
+            # the value of a single holder stays as it is, unless it is decoded from a message as the others' is
+            decoded = delivers and self.rank in new and any(p.delivered.codec is not None for p in payloads)
+            if decoded or self._changes_mean(state):
+                state.make_room(part, payloads, averaged=False)
+                for payload in payloads:
+                    assert payload.staged is not None and payload.value is not None
+                    payload.staged.copy_(payload.value)
+
+    def _changes_mean(self, state: TravellingState) -> bool:
+        return self.changes_means and isinstance(state, Weights)

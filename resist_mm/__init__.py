@@ -14,7 +14,7 @@ from .version import __version__
 
 __all__ = ['__version__']
 
-_PARTS = ('datasets', 'engine', 'evaluation', 'exchange', 'models', 'partition', 'registry')
+_PARTS = ('analysis', 'datasets', 'engine', 'evaluation', 'exchange', 'models', 'partition', 'registry')
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .codec import Codec
-from .sharded_average import shard_bounds
+from ...exchange import Codec
+from ...exchange.sharded_average import shard_bounds
 
 __all__ = ['FP32_BYTES', 'NetworkSize', 'PartSize']
 

@@ -14,7 +14,18 @@ from .version import __version__
 
 __all__ = ['__version__']
 
-_PARTS = ('datasets', 'evaluation', 'exchange', 'hooks', 'launch', 'models', 'partition', 'registry', 'rounds')
+_PARTS = (
+    'analysis',
+    'datasets',
+    'evaluation',
+    'exchange',
+    'hooks',
+    'launch',
+    'models',
+    'partition',
+    'registry',
+    'rounds',
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from resist_mm.analysis.runs import read_run
 from resist_mm.datasets import make_shapes_voc
 from tests import generated_sets
 from tests.toy import ToyRunner
@@ -70,13 +71,10 @@ def test_two_iterations(config: str, sets: dict[str, str], tmp_path: Path, monke
         'cifar/small/preact-resnet-small_resist_4xb32-1200i_cifar10.py',  # counts iterations
     ],
 )
-def test_two_workers_and_what_they_leave_behind(config, sets, tmp_path, monkeypatch):
+def test_two_workers_and_what_they_leave_behind(config, sets, tmp_path):
     of_workers = run_workers(_train_a_config, 2, config, sets, str(tmp_path))
     crops = [random_states for random_states, _ in of_workers]
     assert crops[0] and not set(crops[0]) & set(crops[1]), 'the workers crop and flip alike'
-
-    monkeypatch.syspath_prepend(ROOT.parent / 'tools/analysis_tools')
-    from _runs import read_run
 
     run = read_run(tmp_path)
     assert (run.config, run.num_workers, run.length, run.finished) == (Path(config).stem, 2, 2, True)

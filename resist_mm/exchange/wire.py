@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from .codec import Codec
 
-__all__ = ['WireBytes', 'all_reduce_bytes', 'message_bytes', 'shard_bounds', 'sharded_average_bytes']
+__all__ = [
+    'WireBytes',
+    'all_reduce_bytes',
+    'average_bytes',
+    'message_bytes',
+    'shard_bounds',
+    'shard_bytes',
+    'sharded_average_bytes',
+]
 
 SHARD_MULTIPLE = 8  # codecs pack numbers by eight
 
@@ -66,3 +74,10 @@ def sharded_average_bytes(sizes: Sequence[int], worker: int = 0) -> WireBytes:
         received=others * (sizes[worker] + max(sizes)),
         total=others * (sum(sizes) + len(sizes) * max(sizes)),
     )
+
+
+def average_bytes(numel: int, itemsize: int, num_workers: int, codec: Codec | None = None) -> float:
+    """Bytes that all workers together send to average ``numel`` numbers: a ring, or compressed shards."""
+    if codec is None or not numel:
+        return all_reduce_bytes(numel * itemsize, num_workers).total
+    return sharded_average_bytes(shard_bytes(numel, num_workers, itemsize, codec)).total

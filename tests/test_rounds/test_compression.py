@@ -7,18 +7,11 @@ import torch
 import torch.distributed as dist
 from mmengine.optim import OptimWrapper
 
+from resist_mm.analysis.cost import NetworkSize, PartSize, local_sgd_cost, resist_cost, warmup_cost
 from resist_mm.engine.optimizer_state import OptimizerState
 from resist_mm.engine.worker_rounds import WorkerRounds
 from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import (
-    ExchangePlan,
-    NetworkSize,
-    PartSize,
-    build_codec,
-    local_sgd_cost,
-    resist_cost,
-    warmup_cost,
-)
+from resist_mm.exchange import ExchangePlan, build_codec
 from resist_mm.partition import Assignment, PartitionSampler
 from tests.toy import ToyModel
 from tests.workers import run_workers

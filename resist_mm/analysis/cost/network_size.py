@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .codec import Codec
-from .sharded_average import shard_bounds
+from ...exchange import Codec
+from ...exchange.wire import average_bytes, message_bytes
 
 __all__ = ['FP32_BYTES', 'NetworkSize', 'PartSize']
 
@@ -34,18 +34,12 @@ class PartSize:
 
     def message_bytes(self, codec: Codec | None = None) -> int:
         """Size of a message with all of it."""
-        if codec is None or not self.weights:
-            return FP32_BYTES * self.total
-        return codec.message_bytes(self.weights) + FP32_BYTES * self.others
+        return message_bytes(self.weights, FP32_BYTES, codec) + message_bytes(self.others, FP32_BYTES)
 
-    def average_bytes(self, num_workers: int, codec: Codec | None = None) -> int:
+    def average_bytes(self, num_workers: int, codec: Codec | None = None) -> float:
         """Bytes that all workers together send to average it: a ring, or compressed shards."""
-        if codec is None or not self.weights:
-            return 2 * (num_workers - 1) * FP32_BYTES * self.total
-        bounds = shard_bounds(self.weights, num_workers)
-        shards = [codec.message_bytes(high - low) if high > low else 0 for low, high in bounds]
-        compressed = (num_workers - 1) * (sum(shards) + num_workers * max(shards))
-        return compressed + 2 * (num_workers - 1) * FP32_BYTES * self.others
+        compressed = average_bytes(self.weights, FP32_BYTES, num_workers, codec)
+        return compressed + average_bytes(self.others, FP32_BYTES, num_workers)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from _exchanges import make_rounds
-from _networks import ARCHITECTURES, DATASETS, build_classifier
-from _shaped_links import sent_on_link
-from _workers import device_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from resist_mm.exchange import Traffic, all_reduce_bytes
-from resist_mm.partition import Assignment, PartitionSampler
+from ...exchange import Traffic, all_reduce_bytes
+from ...partition import Assignment, PartitionSampler
+from ..named_networks import ARCHITECTURES, DATASETS, build_classifier
+from .engine_rounds import EngineRounds
+from .shaped_links import sent_on_link
+from .workers import device_of
 
 __all__ = ['compare_iterations', 'train']
 
@@ -34,7 +34,7 @@ class Trainee:
     """A model, an optimizer and a generated batch on this worker.
 
     Args:
-        args (argparse.Namespace): Of the script.
+        args (argparse.Namespace): Of the command.
         deal_blocks (bool): Whether blocks are dealt out; if not, the whole model is shared.
     """
 
@@ -46,8 +46,8 @@ class Trainee:
         self.layout = torch.channels_last if args.channels_last else torch.contiguous_format
         self.model: nn.Module = build_classifier(args.arch, data.classes)
         self.model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        self.rounds = make_rounds(self.model, lr=LR, deal_blocks=deal_blocks)
-        self.optimizer = self.rounds.worker.optimizer_state.optimizers[0]
+        self.rounds = EngineRounds(self.model, lr=LR, deal_blocks=deal_blocks)
+        self.optimizer = self.rounds.optimizer
         generator = torch.Generator().manual_seed(dist.get_rank())
         size = (args.batch_size, 3, data.image_size, data.image_size)
         images = torch.randn(size, generator=generator)
@@ -72,7 +72,7 @@ class Trainee:
         return time.perf_counter() - began[0], time.process_time() - began[1]
 
     def iterations(self, number: int) -> tuple[float, float]:
-        """Wall and processor seconds of so many iterations."""
+        """Wall and processor seconds of ``number`` iterations."""
 
         def run() -> None:
             for _ in range(number):
@@ -130,7 +130,7 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
 
 def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     rounds = trainee.rounds
-    num_blocks = rounds.worker.num_blocks
+    num_blocks = rounds.num_blocks
     sampler = PartitionSampler(num_blocks, rounds.num_workers, args.min_blocks) if num_blocks else None
 
     def assign(index: int) -> Assignment:
@@ -148,8 +148,7 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
         traffic: list[Traffic] = []
 
         def exchange(index: int = index, traffic: list[Traffic] = traffic) -> None:
-            following = assign(index + 1)
-            traffic.append(rounds.exchange(following, restart_momentum=True, statistics_travel=False))
+            traffic.append(rounds.exchange(assign(index + 1)))
 
         found['exchange_sec'].append(trainee.timed(exchange)[0])
         found['sent'].append(traffic[0].sent)
@@ -170,7 +169,7 @@ def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     trainee.iterate()
     memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0)
     trainee.iterate()  # DDP rebuilds its buckets after the first iteration
-    per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size())
+    per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size()).sent
     found: dict[str, list[float]] = {
         key: [] for key in ('compute_sec', 'exchange_sec', 'together_sec', 'sent', 'link_bytes')
     }
@@ -195,7 +194,7 @@ def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
     """
     trainees = dict(whole=Trainee(args, deal_blocks=False), sub=Trainee(args))
     rounds = trainees['sub'].rounds
-    rounds.begin(PartitionSampler(rounds.worker.num_blocks, rounds.num_workers, args.min_blocks).sample(0))
+    rounds.begin(PartitionSampler(rounds.num_blocks, rounds.num_workers, args.min_blocks).sample(0))
     flops = {}
     for name, trainee in trainees.items():
         with FlopCounterMode(display=False) as counter:

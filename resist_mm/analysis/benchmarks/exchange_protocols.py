@@ -1,4 +1,4 @@
-"""The exchanges that benchmark_exchange.py compares, one class each, on models of their own."""
+"""The exchanges that benchmark_exchange.py compares: one class each, each with its own model."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
-from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
-from resist_mm.engine.optimizer_state import OptimizerState
-from resist_mm.engine.worker_rounds import WorkerRounds
-from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import ExchangePlan, all_reduce_bytes, build_codec
-from resist_mm.models import partitioned_stages
-from resist_mm.partition import Assignment, PartitionSampler
+from ...exchange import ExchangePlan, all_reduce_bytes
+from ...models import partitioned_stages
+from ...partition import Assignment, PartitionSampler
+from .engine_rounds import EngineRounds
 
-__all__ = ['Averager', 'Exchange', 'LocalSGD', 'PaperProtocol', 'ResIST', 'make_rounds']
-
-
-def make_rounds(
-    model: nn.Module, codec: dict | None = None, lr: float = 0.1, deal_blocks: bool = True
-) -> WorkerRounds:
-    """This project's engine around a model, with SGD and momentum; local SGD deals no blocks."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    worker = WorkerState(model, OptimizerState(OptimWrapper(optimizer)), deal_blocks)
-    return WorkerRounds(worker, build_codec(codec))
+__all__ = ['Averager', 'Exchange', 'LocalSGD', 'PaperProtocol', 'ResIST']
 
 
 class Exchange:
@@ -87,7 +75,7 @@ class LocalSGD(Exchange):
 
     def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
         super().__init__(model, sampler, codec)
-        self.rounds = make_rounds(model, codec, deal_blocks=self.deal_blocks)
+        self.rounds = EngineRounds(model, codec, deal_blocks=self.deal_blocks)
         self.buffers = 0
         self.rounds.begin(self.assign(0))
 
@@ -96,18 +84,13 @@ class LocalSGD(Exchange):
         return Assignment.full(self.num_workers, num_blocks=0)
 
     def run(self, index: int) -> float:
-        traffic = self.rounds.exchange(self.assign(index + 1), restart_momentum=True, statistics_travel=False)
+        traffic = self.rounds.exchange(self.assign(index + 1))
         self.buffers = max(self.buffers, traffic.buffers)
         return traffic.sent
 
     def planned_bytes(self, index: int) -> float | None:
-        shared, blocks = self._sizes()
-        return self.num_workers * all_reduce_bytes(shared + sum(blocks), self.num_workers)
-
-    def _sizes(self) -> tuple[int, list[int]]:
-        worker = self.rounds.worker
-        blocks = [worker.flat_block(block).nbytes for block in range(worker.num_blocks)]
-        return sum(flat.nbytes for flat in worker.shared), blocks
+        shared, blocks = self.rounds.sizes()
+        return all_reduce_bytes(shared + sum(blocks), self.num_workers).total
 
 
 class ResIST(LocalSGD):
@@ -119,9 +102,9 @@ class ResIST(LocalSGD):
         return self.sampler.sample(index)
 
     def planned_bytes(self, index: int) -> float | None:
-        shared, blocks = self._sizes()
+        shared, blocks = self.rounds.sizes()
         plan = ExchangePlan.between(self.assign(index), self.assign(index + 1))
-        return self.num_workers * all_reduce_bytes(shared, self.num_workers) + plan.total(blocks)
+        return all_reduce_bytes(shared, self.num_workers).total + plan.total(blocks)
 
     def held(self, index: int) -> Sequence[int]:
         return self.assign(index).blocks(self.rank)
@@ -144,7 +127,7 @@ class PaperProtocol(Exchange):
         for p in self.shared_params():
             dist.all_reduce(p.data)
             p.data.div_(self.num_workers)
-            sent += all_reduce_bytes(p.data.nbytes, self.num_workers)
+            sent += all_reduce_bytes(p.data.nbytes, self.num_workers).sent
         old, new = self.sampler.sample(index), self.sampler.sample(index + 1)
         for block in range(len(self.places)):
             sent += self._hand_over(block, old.holders(block), new.holders(block))
@@ -198,4 +181,4 @@ class Averager(Exchange):
     def run(self, index: int) -> float:
         self.averager.average_parameters(self.model.parameters())
         nbytes = sum(p.nbytes for p in self.model.parameters())
-        return all_reduce_bytes(nbytes, self.num_workers)
+        return all_reduce_bytes(nbytes, self.num_workers).sent

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resist_mm.partition import PartitionSampler
+from ..partition import PartitionSampler
 
 __all__ = ['Fit', 'Setting', 'fit_decay', 'run_resist']
 

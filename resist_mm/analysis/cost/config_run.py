@@ -11,11 +11,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-from resist_mm.launch import ROUND_HOOKS
-from resist_mm.exchange import NetworkSize, PartSize
-from resist_mm.models import PartitionedStage, partitioned_stages
+from ...launch import ROUND_HOOKS
+from ...models import PartitionedStage, partitioned_stages
+from .network_size import NetworkSize, PartSize
 
-__all__ = ['ConfigRun', 'read_config']
+__all__ = ['ConfigRun', 'network_size', 'read_config']
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""The pictures of the analysis scripts."""
+"""The pictures that the commands draw. Imports matplotlib, so it is imported by whoever draws."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -9,8 +11,9 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from torch import Tensor
 
-__all__ = ['plot_costs', 'plot_training']
+__all__ = ['plot_costs', 'plot_losses', 'plot_training']
 
 COLOURS = dict(resist='#2266aa', local_sgd='#ee8833', ddp='#888888', gpipe='#44aa77')
 LINES = ['-', '--', ':', '-.']
@@ -98,4 +101,22 @@ def plot_training(
         axes.legend(fontsize='small')
     fig.suptitle(title)
     fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def plot_losses(losses: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
+    """Draw losses over the rounds, beside each other what was varied.
+
+    Args:
+        losses (Mapping): By what was varied and its value: a loss for every round.
+        path (Path): The picture file; its suffix says the format.
+    """
+    fig, axes = plt.subplots(1, len(losses), figsize=(4 * len(losses), 3.5), sharey=True)
+    for axis, (name, by_value) in zip(axes, losses.items(), strict=True):
+        for value, of_rounds in by_value.items():
+            axis.semilogy(of_rounds, label=str(value))
+        axis.set(title=name.replace('_', ' '), xlabel='round')
+        axis.legend()
+    axes[0].set_ylabel('loss of the whole network')
+    fig.savefig(path, bbox_inches='tight')
     plt.close(fig)

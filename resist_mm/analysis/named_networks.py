@@ -1,4 +1,4 @@
-"""The networks that the analysis scripts know by name: their sizes, and the real things."""
+"""The networks that the commands know by name: their sizes, and the real modules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from resist_mm.exchange import NetworkSize, PartSize
+from .cost import NetworkSize, PartSize
 
 __all__ = ['ARCHITECTURES', 'CODECS', 'DATASETS', 'Architecture', 'DataSet', 'build_classifier']
 
@@ -134,7 +134,7 @@ def build_classifier(name: str, classes: int) -> Any:
     """
     from torch import nn
 
-    from resist_mm.models import backbones
+    from ..models import backbones
 
     arch = ARCHITECTURES[name]
     if arch.preact:

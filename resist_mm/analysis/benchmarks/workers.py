@@ -9,21 +9,21 @@ import pickle
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from _clone import ROOT
-from _shaped_links import Link, enter_namespace
+
+from .shaped_links import Link, enter_namespace
 
 __all__ = ['add_worker_arguments', 'backend_of', 'describe_machine', 'device_of', 'least_blocks', 'run_workers']
 
 TIMEOUT = timedelta(minutes=30)
+ROOT = Path(__file__).parents[3]  # what to import resist_mm from
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def backend_of(device: str, num_workers: int) -> str:
-    """The backend of torch.distributed for so many workers on this machine."""
+    """The backend of torch.distributed for that number of workers on this machine."""
     return 'nccl' if device == 'cuda' and torch.cuda.device_count() >= num_workers else 'gloo'
 
 
@@ -53,15 +53,19 @@ def device_of(device: str, rank: int) -> torch.device:
 
 
 def run_workers(
-    function: str, num_workers: int, *args: Any, backend: str = 'gloo', links: Sequence[Link] = ()
+    function: Callable[..., Any],
+    num_workers: int,
+    *args: Any,
+    backend: str = 'gloo',
+    links: Sequence[Link] = (),
 ) -> list:
-    """Call a function in so many processes and return their results, by rank.
+    """Call a function in ``num_workers`` processes and return their results, by rank.
 
     Each computes with one thread. The processes are forked from a server that has
-    imported the function's module once; this process need not.
+    imported the function's module once.
 
     Args:
-        function (str): 'module.function', of a module in this folder.
+        function (Callable): A function of a module.
         num_workers (int): Number of workers.
         *args: Arguments of the function.
         backend (str): Of the process group. Defaults to 'gloo'.
@@ -71,11 +75,11 @@ def run_workers(
     Raises:
         RuntimeError: If a worker fails; with its traceback.
     """
-    # where the server looks for the modules
-    paths = [str(ROOT), str(Path(__file__).parent), os.environ.get('PYTHONPATH')]
+    # the server does not know this process's sys.path
+    paths = [str(ROOT), os.environ.get('PYTHONPATH')]
     os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, paths)), OMP_NUM_THREADS='1')
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([function.partition('.')[0]])
+    context.set_forkserver_preload([function.__module__])
     processes: list[Any] = []
     pipes: list[Connection] = []
     try:
@@ -112,7 +116,7 @@ def _results(pipes: list[Connection]) -> list:
     return [by_rank[rank] for rank in range(len(pipes))]
 
 
-def _worker(function: str, place: tuple, pipe: Connection, args: tuple) -> None:
+def _worker(function: Callable[..., Any], place: tuple, pipe: Connection, args: tuple) -> None:
     rank, num_workers, rendezvous, backend, link = place
     try:
         if link is not None:
@@ -121,8 +125,7 @@ def _worker(function: str, place: tuple, pipe: Connection, args: tuple) -> None:
         dist.init_process_group(
             backend, init_method=rendezvous, rank=rank, world_size=num_workers, timeout=TIMEOUT
         )
-        module, _, name = function.partition('.')
-        result = getattr(import_module(module), name)(*args)
+        result = function(*args)
         dist.barrier()
         # pickled by value: a tensor's shared memory would go with the process
         pipe.send((pickle.dumps(result), None))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from resist_mm.hooks.cuts import cut_rounds
-from resist_mm.exchange import ExchangePlan, NetworkSize, PartSize
-from resist_mm.exchange.codec import Quantize, TopK
-from resist_mm.exchange.cost import (
+from resist_mm.analysis.cost import (
+    NetworkSize,
+    PartSize,
     RoundCost,
     Schedule,
     ddp_cost,
     gpipe_cost,
     local_sgd_cost,
-    pipeline_cuts,
     resist_cost,
 )
+from resist_mm.analysis.cost.protocols import pipeline_cuts
+from resist_mm.hooks.cuts import cut_rounds
+from resist_mm.exchange import ExchangePlan
+from resist_mm.exchange.codec import Quantize, TopK
 from resist_mm.partition import Assignment, PartitionSampler
 
 GB = 1e9

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from _exchanges import Averager, Exchange, LocalSGD, PaperProtocol, ResIST
-from _networks import ARCHITECTURES, CODECS, DATASETS, build_classifier
-from _workers import device_of
 from torch import nn
 
-from resist_mm.models import partitioned_stages
-from resist_mm.partition import PartitionSampler
+from ...models import partitioned_stages
+from ...partition import PartitionSampler
+from ..named_networks import ARCHITECTURES, CODECS, DATASETS, build_classifier
+from .exchange_protocols import Averager, Exchange, LocalSGD, PaperProtocol, ResIST
+from .workers import device_of
 
-__all__ = ['measure']
+__all__ = ['PROTOCOLS', 'measure']
 
 PROTOCOLS: dict[str, type[Exchange]] = dict(
     resist=ResIST, local_sgd=LocalSGD, paper=PaperProtocol, torch_averager=Averager
@@ -67,7 +67,7 @@ def check(name: str, exchange: Exchange, reference: nn.Module, exact: bool) -> N
 
     Every worker begins with the same weights and adds its number, from 1, to them; so
     the mean over some workers is the weights and the mean of their numbers. With a
-    codec only that is asked for that the workers agree on the shared part.
+    codec the workers only have to agree on the shared part.
 
     Raises:
         RuntimeError: If it does not leave the mean.

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from resist_mm.analysis import named_networks
+from resist_mm.analysis.cost import comm_cost
 from tests.test_tools.commands import ROOT
 
-FOLDER = ROOT / 'tools' / 'analysis_tools'
 CIFAR100 = ('--arch', 'preact_resnet101', '--dataset', 'cifar100', '--workers', 2, 4, 8)
 
 
-@pytest.fixture(scope='module')
-def networks():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import _networks
-    finally:
-        sys.path.remove(str(FOLDER))
-    return _networks
-
-
 @pytest.fixture
-def comm_cost(monkeypatch, capsys):
-    """Run comm_cost.py in this process, which has imported torch; gives what it prints."""
+def run_comm_cost(monkeypatch, capsys):
+    """Run the command in this process, which has imported torch; gives what it prints."""
 
     def run(*args):
-        monkeypatch.syspath_prepend(FOLDER)
         monkeypatch.setattr(sys, 'argv', ['comm_cost.py', *map(str, args)])
         try:
-            runpy.run_path(str(FOLDER / 'comm_cost.py'), run_name='__main__')
+            comm_cost.main()
         except SystemExit as stop:
             assert stop.code
             return f'{stop.code} {capsys.readouterr().err}'
@@ -45,9 +33,9 @@ def comm_cost(monkeypatch, capsys):
 
 
 @pytest.fixture
-def costs(comm_cost):
+def costs(run_comm_cost):
     """The same, what it prints with --json."""
-    return lambda *args: json.loads(comm_cost(*args, '--json'))
+    return lambda *args: json.loads(run_comm_cost(*args, '--json'))
 
 
 def figures(rows, protocol, key):
@@ -82,19 +70,17 @@ def test_bytes_on_the_wire(costs):
     assert figures(rows, 'local_sgd', 'wire_gb_per_round') == [0.3312, 0.9935, 2.3182]
 
 
-def test_the_table_names_both_ways_of_counting_and_a_picture_is_drawn(tmp_path, comm_cost):
+def test_the_table_names_both_ways_of_counting_and_a_picture_is_drawn(tmp_path, run_comm_cost):
     picture = tmp_path / 'cost.png'
-    out = comm_cost('--workers', 4, '--codec', 'none', 'q6', '--plot', picture)
+    out = run_comm_cost('--workers', 4, '--codec', 'none', 'q6', '--plot', picture)
     assert 'paper counting' in out and 'wire counting' in out
     assert 'q6' in out
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
 def test_comm_cost_starts_without_mmdet():
-    code = "import sys; sys.argv = ['comm_cost.py']; import comm_cost; print('mmdet' in sys.modules)"
-    out = subprocess.run(
-        [sys.executable, '-c', code], cwd=FOLDER, env=os.environ, capture_output=True, text=True, check=True
-    )
+    code = "import sys; from resist_mm.analysis.cost import comm_cost; print('mmdet' in sys.modules)"
+    out = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == 'False'
 
 
@@ -161,13 +147,13 @@ def test_validations_of_a_config_are_counted(config, costs):
     assert (resist['rounds'], resist['whole_rounds']) == (4, 4)
 
 
-def test_what_a_config_does_not_say_is_asked_for(config, comm_cost):
+def test_what_a_config_does_not_say_is_asked_for(config, run_comm_cost):
     text = config.read_text()
     config.write_text(text.split('custom_hooks')[0])
-    assert 'give --local-iters' in comm_cost('--config', config)
-    assert 'give --batch-size' in comm_cost('--config', config, '--local-iters', 5)
+    assert 'give --local-iters' in run_comm_cost('--config', config)
+    assert 'give --batch-size' in run_comm_cost('--config', config, '--local-iters', 5)
     config.write_text(text.replace('PreActResNet', 'NoSuchNet'))
-    assert 'config.py cannot be built' in comm_cost('--config', config)
+    assert 'config.py cannot be built' in run_comm_cost('--config', config)
 
 
 def test_costs_of_a_real_config(costs):
@@ -192,20 +178,20 @@ def test_costs_of_a_real_config(costs):
         (('--workers', 0), 'counts from 1'),
     ],
 )
-def test_comm_cost_says_what_is_wrong(comm_cost, args, words):
-    assert words in comm_cost(*args)
+def test_comm_cost_says_what_is_wrong(run_comm_cost, args, words):
+    assert words in run_comm_cost(*args)
 
 
 @pytest.mark.parametrize(
     'name', ['preact_resnet101', 'preact_resnet152', 'preact_resnet200', 'resnet101', 'resnet152']
 )
-def test_sizes_of_named_networks_are_those_of_the_real_ones(networks, name):
+def test_sizes_of_named_networks_are_those_of_the_real_ones(name):
     from resist_mm.models import partitioned_stages
 
     classes = 10
     with torch.device('meta'):
-        model = networks.build_classifier(name, classes)
-    size = networks.ARCHITECTURES[name].size(classes, (64, 64))
+        model = named_networks.build_classifier(name, classes)
+    size = named_networks.ARCHITECTURES[name].size(classes, (64, 64))
     stages = partitioned_stages(model).values()
     blocks = [s.block_parameters(n) for s in stages for n in range(s.num_partitioned)]
     assert [block.weights for block in size.blocks] == [sum(p.numel() for p in b if p.dim() > 1) for b in blocks]
@@ -216,17 +202,17 @@ def test_sizes_of_named_networks_are_those_of_the_real_ones(networks, name):
 
 @pytest.mark.parametrize('name', ['preact_tiny', 'resnet50'])
 @pytest.mark.parametrize('image_size', [(32, 32), (75, 130)])
-def test_activations_of_named_networks_are_those_of_the_real_ones(networks, name, image_size):
+def test_activations_of_named_networks_are_those_of_the_real_ones(name, image_size):
     from torch import nn
 
     numels = []
-    model = networks.build_classifier(name, 2)
+    model = named_networks.build_classifier(name, 2)
     for stage in (getattr(model[0], stage) for stage in model[0].res_layers):
         for block in stage if isinstance(stage, nn.Sequential) else stage.children():
             block.register_forward_hook(lambda module, args, output: numels.append(output.numel()))
     model.eval()(torch.zeros(1, 3, *image_size))
-    assert networks.ARCHITECTURES[name].size(2, image_size).activations == tuple(numels)
+    assert named_networks.ARCHITECTURES[name].size(2, image_size).activations == tuple(numels)
 
 
-def test_resnet101_for_imagenet_has_the_known_number_of_parameters(networks):
-    assert networks.ARCHITECTURES['resnet101'].size(1000, (224, 224)).whole.total == 44_549_160
+def test_resnet101_for_imagenet_has_the_known_number_of_parameters():
+    assert named_networks.ARCHITECTURES['resnet101'].size(1000, (224, 224)).whole.total == 44_549_160

@@ -45,7 +45,7 @@ def check_links(rate: str) -> None:
 
     Raises:
         RuntimeError: If it is not Linux, not root, or a command is missing.
-        ValueError: If the rate is none.
+        ValueError: If the rate is not written as tc writes one.
     """
     if RATE.fullmatch(rate) is None:
         raise ValueError(f"--link {rate}: a rate is written as tc does, such as '1gbit' or '100mbit'")
@@ -72,7 +72,7 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
 
     Raises:
         RuntimeError: If something is missing, or a command fails.
-        ValueError: If the rate is none.
+        ValueError: If the rate is not written as tc writes one.
     """
     check_links(rate)
     tag = f'rm{os.getpid()}'

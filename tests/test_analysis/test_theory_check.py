@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from resist_mm.analysis import theory, theory_check
 
 
-@pytest.fixture
-def theory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
-    import _theory
-
-    return _theory
-
-
-def test_the_fit_finds_rate_and_floor(theory: ModuleType):
+def test_the_fit_finds_rate_and_floor():
     rounds = torch.arange(120, dtype=torch.double)
     fit = theory.fit_decay(5 * 0.8**rounds + 0.01)
     assert fit.factor == pytest.approx(0.8, abs=0.005)
     assert fit.floor == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_loss_falls_geometrically_and_a_wider_net_falls_lower(theory: ModuleType):
+def test_the_loss_falls_geometrically_and_a_wider_net_falls_lower():
     fits = {}
     for width in (2, 16):
         losses = theory.run_resist(theory.Setting(width=width, depth=5, rounds=80))
@@ -39,7 +30,7 @@ def test_the_loss_falls_geometrically_and_a_wider_net_falls_lower(theory: Module
     assert torch.corrcoef(torch.stack([above, torch.arange(20.0)]))[0, 1] < -0.95
 
 
-def test_one_worker_is_gradient_descent(theory: ModuleType):
+def test_one_worker_is_gradient_descent():
     """No layer is masked, so the loss of the whole network itself falls, step by step."""
     losses = theory.run_resist(
         theory.Setting(width=16, workers=1, local_steps=1, depth=4, rounds=20, step_size=0.05)
@@ -47,7 +38,7 @@ def test_one_worker_is_gradient_descent(theory: ModuleType):
     assert (losses.diff() < 0).all()
 
 
-def test_a_worker_changes_its_own_layers_alone(theory: ModuleType):
+def test_a_worker_changes_its_own_layers_alone():
     setting = theory.Setting(width=4, depth=5, rounds=1)
     generator = torch.Generator().manual_seed(0)
     inputs, targets = theory._data(setting, generator)
@@ -57,15 +48,13 @@ def test_a_worker_changes_its_own_layers_alone(theory: ModuleType):
     assert [torch.equal(a, b) for a, b in zip(weights, trained, strict=True)] == [False, False, True] + [False] * 3
 
 
-def test_a_net_without_inner_layers_is_refused(theory: ModuleType):
+def test_a_net_without_inner_layers_is_refused():
     with pytest.raises(ValueError, match='depth must be at least 3, got 2'):
         theory.Setting(depth=2)
 
 
-def test_the_command_prints_and_draws(theory: ModuleType, tmp_path: Path, monkeypatch, capsys):
+def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch, capsys):
     pytest.importorskip('matplotlib')
-    import theory_check
-
     picture = tmp_path / 'theory.png'
     sweep = ['--width', '4', '--workers', '2', '--local-steps', '2', '--depth', '4', '--rounds', '10']
     monkeypatch.setattr('sys.argv', ['theory_check.py', *sweep, '--out', str(picture)])

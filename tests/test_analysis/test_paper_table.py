@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from mmengine.config import Config
 
+from resist_mm.analysis.paper import table as paper_table
+
 ROOT = Path(__file__).parents[2]
 RESIST = 'preact-resnet101_resist_4xb128-160e_cifar10'
 LOCAL_SGD = 'preact-resnet101_local-sgd_4xb128-160e_cifar10'
-
-
-@pytest.fixture
-def paper_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
-    import paper_table
-
-    return paper_table
 
 
 def write_run(
@@ -31,7 +24,7 @@ def write_run(
     epochs: int | None = None,
     loss: str = 'test/loss',
 ) -> None:
-    """A round before each of the first validations, of so many seconds; logged as mmengine does."""
+    """A run of a round of ``seconds[i]`` before validation i; logged as mmengine does."""
     folder = work_dir / '20260101_000000'
     (folder / 'vis_data').mkdir(parents=True)
     length = 5 * len(accuracies) if epochs is None else epochs
@@ -64,50 +57,52 @@ def write_test(work_dir: Path, accuracy: float, workers: int = 1) -> None:
     (folder / 'vis_data/scalars.json').write_text(json.dumps({'accuracy/top1': accuracy}))
 
 
-def rows(module: ModuleType, folder: Path, table: str) -> dict[tuple[str, str], list[str]]:
-    trials = module.find_trials(folder)
-    return {(cell.label, cell.quantity): module.row_of(cell, trials)[3:] for cell in module.TABLES[table]}
+def rows(folder: Path, table: str) -> dict[tuple[str, str], list[str]]:
+    trials = paper_table.find_trials(folder)
+    return {
+        (cell.label, cell.quantity): paper_table.row_of(cell, trials)[3:] for cell in paper_table.TABLES[table]
+    }
 
 
-def test_best_and_final_accuracy_over_trials(paper_table: ModuleType, tmp_path: Path):
+def test_best_and_final_accuracy_over_trials(tmp_path: Path):
     write_run(tmp_path / 'a', RESIST, [90.0, 92.0, 91.0])
     write_test(tmp_path / 'a', 92.0)  # with one process
     write_run(tmp_path / 'deeper/b', RESIST, [93.0, 94.0, 93.0])
     write_run(tmp_path / 'c', RESIST, [10.0], workers=2)  # not the run that the table is about
-    table = rows(paper_table, tmp_path, '2')
+    table = rows(tmp_path, '2')
     assert table['ResIST, 4 workers, CIFAR-10', 'top-1'] == ['92.35 ± 0.22', '93 ± 1.4', '92 ± 1.4', '1.007', '2']
     assert table['ResIST, 2 workers, CIFAR-10', 'top-1'] == ['91.95 ± 0.32', 'no run', 'no run', '', '0']
 
 
-def test_seconds_and_speed_up(paper_table: ModuleType, tmp_path: Path):
+def test_seconds_and_speed_up(tmp_path: Path):
     write_run(tmp_path / 'a', RESIST, [90.0, 90.0])
-    table = rows(paper_table, tmp_path, '4')
+    table = rows(tmp_path, '4')
     assert table['ResIST, 4 workers, CIFAR-10', 'seconds'][1] == '20'
     assert table['ResIST, 4 workers, CIFAR-10', 'speed-up'] == ['3.6', 'not logged', 'not logged', '', '1']
     write_run(tmp_path / 'b', LOCAL_SGD, [90.0, 90.0], seconds=(35, 35))
-    table = rows(paper_table, tmp_path, '4')
+    table = rows(tmp_path, '4')
     assert table['ResIST, 4 workers, CIFAR-10', 'speed-up'] == ['3.6', '3.5', '3.5', '0.972', '1']
 
 
-def test_bytes(paper_table: ModuleType, tmp_path: Path):
+def test_bytes(tmp_path: Path):
     write_run(tmp_path / 'a', 'preact-resnet101_resist_4xb128-160e_cifar100', [70.0, 70.0])
-    row = rows(paper_table, tmp_path, '1')['ResIST, 4 workers, CIFAR-100', 'GB a round']
+    row = rows(tmp_path, '1')['ResIST, 4 workers, CIFAR-100', 'GB a round']
     assert row == ['0.72', '0.36', '0.36', '', '1'], 'the paper counts another way: no ratio'
-    assert rows(paper_table, tmp_path, 'fig8')['ResIST, 4 workers, CIFAR-100', 'GB'][1] == '0.72'
+    assert rows(tmp_path, 'fig8')['ResIST, 4 workers, CIFAR-100', 'GB'][1] == '0.72'
     write_run(tmp_path / 'b', 'preact-resnet101_ddp_4xb128-160e_cifar100', [70.0], seconds=())
-    table = rows(paper_table, tmp_path, 'fig8')
+    table = rows(tmp_path, 'fig8')
     assert table['data-parallel, 4 workers, CIFAR-100', 'GB'][1:] == ['not logged', 'not logged', '', '1']
     assert table['data-parallel, 4 workers, CIFAR-100', 'top-1'][1] == '70'
 
 
-def test_time_to_a_target_adds_up_the_rounds_before_it(paper_table: ModuleType, tmp_path: Path):
+def test_time_to_a_target_adds_up_the_rounds_before_it(tmp_path: Path):
     config = 'preact-resnet101_resist_4xb256-90e_in1k'
     write_run(tmp_path, config, [60.0, 70.6, 70.7, 72.0], seconds=(7200, 3600, 1800, 1800))
-    assert rows(paper_table, tmp_path, '5')['ResIST, 4 workers, ImageNet', 'hours to 70.7'][1] == '3.5'
-    assert rows(paper_table, tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '4'
+    assert rows(tmp_path, '5')['ResIST, 4 workers, ImageNet', 'hours to 70.7'][1] == '3.5'
+    assert rows(tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '4'
 
 
-def test_rounds_that_were_lost_before_resuming_do_not_count(paper_table: ModuleType, tmp_path: Path):
+def test_rounds_that_were_lost_before_resuming_do_not_count(tmp_path: Path):
     config = 'preact-resnet101_resist_4xb256-90e_in1k'
     write_run(tmp_path, config, [60.0, 61.0, 62.0], seconds=(3600, 3600, 3600), epochs=10)
     (first,) = tmp_path.glob('2*/*.log')
@@ -120,28 +115,26 @@ def test_rounds_that_were_lost_before_resuming_do_not_count(paper_table: ModuleT
     scalars = [dict(lr=0.03, time=0.2, iter=300, step=300), {'accuracy/top1': 71.0, 'step': 10}]
     (again / 'vis_data/scalars.json').write_text('\n'.join(map(json.dumps, scalars)))
     # an hour of the first run and half an hour of the second
-    assert rows(paper_table, tmp_path, '5')['ResIST, 4 workers, ImageNet', 'hours to 70.7'][1] == '1.5'
-    assert rows(paper_table, tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '1.5'
+    assert rows(tmp_path, '5')['ResIST, 4 workers, ImageNet', 'hours to 70.7'][1] == '1.5'
+    assert rows(tmp_path, '3')['ResIST, 4 workers, ImageNet', 'hours'][1] == '1.5'
 
 
-def test_time_to_a_target_without_rounds(paper_table: ModuleType, tmp_path: Path):
+def test_time_to_a_target_without_rounds(tmp_path: Path):
     config = 'preact-resnet101_local-sgd_4xb256-90e_in1k'
     write_run(tmp_path, config, [60.0, 71.0], seconds=())
     # 100 iterations of 0.2 seconds
-    row = rows(paper_table, tmp_path, '5')['local SGD, 4 workers, ImageNet', 'hours to 70.7']
+    row = rows(tmp_path, '5')['local SGD, 4 workers, ImageNet', 'hours to 70.7']
     assert row[1] == f'{20 / 3600:.4g}'
 
 
-def test_the_test_loss_of_detection_is_found_under_the_name_that_its_config_gives_it(
-    paper_table: ModuleType, tmp_path: Path
-):
+def test_the_test_loss_of_detection_is_found_under_the_name_that_its_config_gives_it(tmp_path: Path):
     name = Config.fromfile(ROOT / 'configs/yolo_resist_voc.py').default_hooks.checkpoint.save_best
     write_run(tmp_path, 'yolo_resist_voc', [0.125, 0.2, 0.16], loss=name)
-    row = rows(paper_table, tmp_path, '6')['ResIST, 4 workers, Pascal VOC', 'test loss']
+    row = rows(tmp_path, '6')['ResIST, 4 workers, Pascal VOC', 'test loss']
     assert row == ['6.69', '5', '6.25', '0.747', '1']
 
 
-def test_runs_that_are_not_finished_are_left_out(paper_table: ModuleType, tmp_path: Path, monkeypatch, capsys):
+def test_runs_that_are_not_finished_are_left_out(tmp_path: Path, monkeypatch, capsys):
     write_run(tmp_path / 'a', RESIST, [90.0])
     write_run(tmp_path / 'b', RESIST, [80.0], epochs=160)
     monkeypatch.setattr('sys.argv', ['paper_table.py', '2', '--runs', str(tmp_path)])
@@ -149,7 +142,7 @@ def test_runs_that_are_not_finished_are_left_out(paper_table: ModuleType, tmp_pa
     out, err = capsys.readouterr()
     assert '80' not in out
     assert f'left out: {tmp_path}/b has come to 5 of 160' in err
-    assert rows(paper_table, tmp_path, '2')['ResIST, 4 workers, CIFAR-10', 'top-1'][1:] == [
+    assert rows(tmp_path, '2')['ResIST, 4 workers, CIFAR-10', 'top-1'][1:] == [
         '90',
         '90',
         '0.975',
@@ -157,28 +150,28 @@ def test_runs_that_are_not_finished_are_left_out(paper_table: ModuleType, tmp_pa
     ]
 
 
-def test_an_unknown_table(paper_table: ModuleType, monkeypatch, capsys):
+def test_an_unknown_table(monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', ['paper_table.py', '10'])
     with pytest.raises(SystemExit):
         paper_table.main()
     assert 'there is no table 10; there are 1, 2' in capsys.readouterr().err
 
 
-def test_separate_tests_of_a_run(paper_table: ModuleType, tmp_path: Path):
+def test_separate_tests_of_a_run(tmp_path: Path):
     member = tmp_path / 'preact-resnet36-shallow4_1xb128-40e_cifar10'
     write_run(member / '0', member.name, [80.0], workers=1)
     write_test(member / 'ensemble', 91.0)
-    assert rows(paper_table, tmp_path, '7')['ensemble of 4, CIFAR-10', 'top-1'][1] == '91'
+    assert rows(tmp_path, '7')['ensemble of 4, CIFAR-10', 'top-1'][1] == '91'
 
 
-def test_every_cell_has_a_config(paper_table: ModuleType):
+def test_every_cell_has_a_config():
     configs = {path.stem for path in (ROOT / 'configs').rglob('*.py')}
     missing = {cell.config for cells in paper_table.TABLES.values() for cell in cells} - configs
     assert not missing
 
 
 @pytest.mark.parametrize('style', ['text', 'markdown', 'csv'])
-def test_styles(paper_table: ModuleType, tmp_path: Path, monkeypatch, capsys, style: str):
+def test_styles(tmp_path: Path, monkeypatch, capsys, style: str):
     write_run(tmp_path, RESIST, [92.0])
     monkeypatch.setattr('sys.argv', ['paper_table.py', '2', '--runs', str(tmp_path), '--format', style])
     paper_table.main()
@@ -191,7 +184,7 @@ def test_styles(paper_table: ModuleType, tmp_path: Path, monkeypatch, capsys, st
     assert '92' in line and ('|' in line) == (style == 'markdown')
 
 
-def test_no_such_folder(paper_table: ModuleType, tmp_path: Path, monkeypatch):
+def test_no_such_folder(tmp_path: Path, monkeypatch):
     monkeypatch.setattr('sys.argv', ['paper_table.py', '--runs', str(tmp_path / 'x')])
     with pytest.raises(SystemExit, match='name the one that the work dirs are in'):
         paper_table.main()

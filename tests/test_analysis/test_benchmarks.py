@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from resist_mm.analysis.benchmarks.exchange import check_bytes
 from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import PartitionSampler
 from tests.test_tools.commands import ROOT, run_tool, start_tool
 
-FOLDER = ROOT / 'tools' / 'analysis_tools'
 TINY = ('--arch', 'preact_tiny', '--workers', 2)
 # widths 4, 8, 16, 32; a partitioned block is two norms and two 3x3 convolutions of 16 channels
 TINY_BLOCK_BYTES = 4 * (2 * 2 * 16 + 2 * 9 * 16 * 16)
@@ -91,10 +91,7 @@ def test_benchmark_exchange_says_what_is_wrong(args):
     assert f'{args[0]} must be at least' in result.stdout
 
 
-def test_bytes_that_are_not_the_plan_s_are_an_error(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    from benchmark_exchange import check_bytes
-
+def test_bytes_that_are_not_the_plan_s_are_an_error():
     check_bytes('resist', [10.0, 20.0], [10, None])
     with pytest.raises(RuntimeError, match=r'resist: the workers sent 20\.0 bytes, the plan says 30'):
         check_bytes('resist', [10.0, 20.0], [10, 30])
@@ -104,7 +101,8 @@ def test_bytes_that_are_not_the_plan_s_are_an_error(monkeypatch):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
 def test_links_are_removed_also_after_ctrl_c_and_with_the_terminal(number):
     before = network_state()
-    command = [sys.executable, str(FOLDER / 'benchmark_exchange.py'), '--arch', 'preact_tiny', '--workers', '2']
+    command = [sys.executable, str(ROOT / 'tools/analysis_tools/benchmark_exchange.py')]
+    command += ['--arch', 'preact_tiny', '--workers', '2']
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     script = subprocess.Popen(
         [*command, '--rounds', '100000', '--link', '1gbit'],

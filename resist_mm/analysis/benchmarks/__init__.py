@@ -1,0 +1,1 @@
+"""Measurements by real processes on this machine: the exchange, training, input."""

@@ -1,0 +1,72 @@
+"""The round engine as the benchmarks use it, without a Runner."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ...builders import build_codec
+from ...exchange import Traffic
+from ...partition import Assignment
+from ...rounds import Engine, RoundProtocol
+
+__all__ = ['EngineRounds']
+
+
+class EngineRounds:
+    """The engine around a model, with SGD and momentum that restarts at every round.
+
+    Args:
+        model (nn.Module): The model of this worker.
+        codec (dict, optional): How messages are compressed. Defaults to None: fp32.
+        lr (float): Learning rate. Defaults to 0.1.
+        deal_blocks (bool): Whether blocks are dealt out. Defaults to True; with False
+            the whole model is shared, which is local SGD.
+
+    Attributes:
+        optimizer: The optimizer.
+    """
+
+    def __init__(
+        self, model: nn.Module, codec: dict | None = None, lr: float = 0.1, deal_blocks: bool = True
+    ) -> None:
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+        self._protocol = _AsTold(deal_blocks)
+        self._engine = Engine(model, self.optimizer, self._protocol, build_codec(codec))
+
+    @property
+    def num_workers(self) -> int:
+        """Number of workers."""
+        return self._engine.num_workers
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of partitioned blocks; 0 if none are dealt out."""
+        return self._engine.parts.num_blocks
+
+    def begin(self, assignment: Assignment) -> None:
+        """Begin the first round, with all workers equal."""
+        self._protocol.next_assignment = assignment
+        self._engine.begin_round()
+
+    def exchange(self, next_assignment: Assignment) -> Traffic:
+        """End a round and enter the next."""
+        self._protocol.next_assignment = next_assignment
+        return self._engine.exchange()
+
+    def sizes(self) -> tuple[int, list[int]]:
+        """Bytes of the shared part, and of each block."""
+        parts = self._engine.parts
+        return sum(part.nbytes for part in parts.shared), [part.nbytes for part in parts.blocks]
+
+
+class _AsTold(RoundProtocol):
+    """Deals the blocks as the benchmark says."""
+
+    next_assignment: Assignment
+
+    def __init__(self, deals_blocks: bool) -> None:
+        self.deals_blocks = deals_blocks
+
+    def assign(self, round_index: int) -> Assignment:
+        return self.next_assignment

@@ -1,0 +1,146 @@
+"""The run whose communication is counted: that of a named network, or that of a config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from ..named_networks import ARCHITECTURES, CODECS, DATASETS
+from .network_size import NetworkSize
+from .round_cost import Schedule
+
+__all__ = ['CountedRun', 'run_of']
+
+DEFAULT_LOCAL_ITERS = 50  # of the hooks
+
+
+@dataclass(frozen=True)
+class CountedRun:
+    """What is to be counted, but for the number of workers; None: not known.
+
+    Attributes:
+        title: The network and the data set, in words.
+        network: The sizes of the network.
+        batch_size: Batch of one worker.
+        local_iters: Iterations of a round.
+        min_blocks: Least number of partitioned blocks of a worker.
+        length: Number of training images.
+        epochs: Passes over the data, of two workers and of more.
+        iters: Iterations of the run, instead of length and epochs.
+        warmup_rounds: Rounds of local SGD before ResIST begins.
+        whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
+        codecs: Configs of codecs, by the names that the output shows.
+        notes: What the figures leave out.
+    """
+
+    title: str
+    network: NetworkSize
+    batch_size: int | None
+    local_iters: int
+    min_blocks: int | None
+    length: int | None
+    epochs: tuple[float, float] | None
+    iters: int | None = None
+    warmup_rounds: int = 0
+    whole_every: tuple[int, ...] = ()
+    codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
+    notes: tuple[str, ...] = ()
+
+    def schedule(self, num_workers: int) -> Schedule | None:
+        """How long the run is with a number of workers; None: not known."""
+        per_epoch = None
+        if self.length is not None and self.batch_size is not None:
+            per_epoch = ceil(self.length / (num_workers * self.batch_size))
+        if self.iters is not None:
+            iters, unit = self.iters, 1
+            epochs = None if per_epoch is None else iters / per_epoch
+        elif per_epoch is not None and self.epochs is not None:
+            epochs = self.epochs[0] if num_workers <= 2 else self.epochs[1]
+            iters, unit = ceil(per_epoch * epochs), per_epoch
+        else:
+            return None
+        whole = {at for every in self.whole_every for at in range(every * unit, iters + 1, every * unit)}
+        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, tuple(sorted(whole)))
+
+
+def named_run(args: argparse.Namespace) -> CountedRun:
+    """The run of a named network, as in the paper."""
+    arch = ARCHITECTURES[args.arch]
+    name = args.dataset or arch.dataset
+    data = DATASETS[name]
+    size = arch.size(data.classes, tuple(args.image_size or (data.image_size, data.image_size)))
+    return CountedRun(
+        f'{args.arch}, {name}',
+        size,
+        data.batch_size,
+        data.local_iters,
+        min(data.min_blocks, len(size.blocks)),
+        data.length,
+        data.epochs,
+        warmup_rounds=data.warmup_rounds,
+    )
+
+
+def config_run(args: argparse.Namespace) -> CountedRun:
+    """The run of a config file.
+
+    Raises:
+        ValueError: If the file is no config of a model, or it has no rounds and nobody says how long they are.
+    """
+    with redirect_stdout(sys.stderr):  # some of what a config imports prints
+        from .config_run import read_config
+
+        found = read_config(args.config, tuple(args.image_size) if args.image_size else None)
+    hook = found.hook
+    if not hook and args.local_iters is None:
+        raise ValueError(
+            f'{args.config} has neither ResISTHook nor LocalSGDHook in custom_hooks, so the length of a round is '
+            'not known: give --local-iters'
+        )
+    notes = []
+    if found.batch_size is None and args.batch_size is None:
+        notes.append('the batch of a worker is not known: give --batch-size')
+    if hook.get('momentum_restart_interval', 1) != 1:
+        notes.append(
+            f'not counted: momentum_restart_interval={hook["momentum_restart_interval"]}, so optimizer state '
+            'travels with the parameters (with SGD, as much again, in fp32)'
+        )
+    return CountedRun(
+        args.config,
+        found.network,
+        found.batch_size,
+        hook.get('local_iters', DEFAULT_LOCAL_ITERS),
+        hook.get('min_blocks'),
+        DATASETS[args.dataset].length if args.dataset else found.length,
+        None if found.epochs is None else (found.epochs, found.epochs),
+        found.iters,
+        hook.get('warmup_rounds', 0),
+        found.whole_every,
+        {codec_name(hook.get('codec')): hook.get('codec')},
+        tuple(notes),
+    )
+
+
+def codec_name(cfg: dict | None) -> str:
+    """The short name of a codec's config, or its type."""
+    known = (name for name, known in CODECS.items() if known == cfg)
+    return next(known, cfg['type'] if cfg else 'none')
+
+
+def run_of(args: argparse.Namespace) -> CountedRun:
+    """The run to be counted, with what the command line says otherwise."""
+    run = named_run(args) if args.config is None else config_run(args)
+    given = {key: getattr(args, key) for key in ('batch_size', 'local_iters', 'min_blocks')}
+    run = replace(run, **{key: value for key, value in given.items() if value is not None})
+    if args.codec is not None:
+        run = replace(run, codecs={name: CODECS[name] for name in args.codec})
+    if args.num_images is not None:
+        run = replace(run, length=args.num_images)
+    if args.epochs is not None:
+        every = run.whole_every if run.iters is None else ()  # those are counted in iterations
+        run = replace(run, epochs=(args.epochs, args.epochs), iters=None, whole_every=every)
+    return run

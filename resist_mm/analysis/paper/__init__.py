@@ -1,0 +1,1 @@
+"""The figures of the paper, and the runs that reproduce them."""

@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper
 from torch.testing import assert_close
 
+from resist_mm.builders import build_codec
 from resist_mm.datasets.batch_transforms import build_batch_pipeline
-from resist_mm.engine.optimizer_state import OptimizerState
-from resist_mm.engine.worker_rounds import WorkerRounds
-from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import build_codec
-from resist_mm.partition import PartitionSampler
 from resist_mm.registry import MODELS
+from resist_mm.rounds import Engine, Parts, ResIST
 from tests import generated_sets
 from tests.test_tools.commands import rounds_of, run_tool
 from tests.toy import ToyModel
@@ -26,21 +23,20 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'),
 ]
-SAMPLER = PartitionSampler(num_blocks=6, num_workers=2, min_blocks=4)
 
 
 def _two_rounds(device: str, codec: dict | None) -> tuple[dict, int]:
     torch.manual_seed(0)
     model = ToyModel().to(device)
-    optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    rounds = WorkerRounds(WorkerState(model, OptimizerState(optim_wrapper)), build_codec(codec))
-    rounds.begin(SAMPLER.sample(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = Engine(model, optimizer, ResIST(min_blocks=4), build_codec(codec))
+    engine.begin_round()
     generator = torch.Generator().manual_seed(dist.get_rank())
     buffers = 0
-    for following in (SAMPLER.sample(1), None):
+    for whole in (False, True):
         for p in model.parameters():  # drawn on the CPU, so that the devices agree
             p.data.add_(torch.randn(p.shape, generator=generator).to(device))
-        traffic = rounds.exchange(following, restart_momentum=True, statistics_travel=False)
+        traffic = engine.exchange(whole)
         buffers = max(buffers, traffic.buffers)
     return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, buffers
 
@@ -62,14 +58,13 @@ def test_workers_agree_after_a_compressed_exchange(codec):
 
 def test_a_dropped_block_frees_gpu_memory():
     model = ToyModel(base_channels=64).to('cuda')
-    worker = WorkerState(model, OptimizerState(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))))
-    block = worker.flat_block(0).nbytes
+    parts = Parts(model)
     before = torch.cuda.memory_allocated()
-    worker.hold([0, 1])
-    assert before - torch.cuda.memory_allocated() >= 4 * block
-    for number in range(2, 6):
-        worker.regain(number)
-    worker.make_whole()
+    parts.keep([0, 1])
+    assert before - torch.cuda.memory_allocated() >= 4 * parts.blocks[0].nbytes
+    for part in parts.blocks[2:]:
+        parts.put(part, torch.empty(part.flat.numel, device='cuda'))
+    parts.make_whole()
     assert torch.cuda.memory_allocated() <= before
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from resist_mm import launch
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.engine import launch
 
 
 @pytest.fixture

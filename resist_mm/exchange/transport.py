@@ -138,9 +138,7 @@ class Transport:
         return ballots.nonzero().view(-1).tolist()
 
     @torch.no_grad()
-    def run(
-        self, plan: ExchangePlan, payloads: Payloads, on_mean: Callable[[int], None] | None = None
-    ) -> Traffic:
+    def run(self, plan: ExchangePlan, payloads: Payloads, on_mean: Callable[[int], None] | None = None) -> Traffic:
         """Aggregate what the old holders have and hand it to the new ones.
 
         What every worker holds is averaged over all workers while the messages of the blocks travel. Values
@@ -188,7 +186,9 @@ class Transport:
         for block, messages_of_others in of_block.items():
             holders = plan.old.holders(block)
             shares = plan.old.shares(holders)
-            for payload, messages in zip(payloads.block(block), zip(*messages_of_others, strict=True), strict=True):
+            for payload, messages in zip(
+                payloads.block(block), zip(*messages_of_others, strict=True), strict=True
+            ):
                 _stage_mean(payload, messages, holders, self.rank, shares)
         return buffers + self._message_bytes(sends, receives, payloads)
 
@@ -275,7 +275,9 @@ class Transport:
                 begun.append(self._begin_average(payload, shares))
         return begun
 
-    def _begin_average(self, payload: Payload, shares: Sequence[float] | None) -> tuple[Any, Tensor, Payload, bool]:
+    def _begin_average(
+        self, payload: Payload, shares: Sequence[float] | None
+    ) -> tuple[Any, Tensor, Payload, bool]:
         room, value = payload.make_room(), _value(payload)
         operation = dist.ReduceOp.SUM
         # a power of two divides exactly, before or after the sum; and before costs nothing beside the copy

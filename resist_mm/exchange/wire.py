@@ -43,8 +43,8 @@ def message_bytes(numel: int, itemsize: int, codec: Codec | None = None) -> int:
 
 def all_reduce_bytes(nbytes: int, num_workers: int) -> WireBytes:
     """Bytes of a ring all-reduce of ``nbytes``."""
-    each = 2 * (num_workers - 1) / num_workers * nbytes
-    return WireBytes(each, each, num_workers * each)
+    total = 2 * (num_workers - 1) * nbytes
+    return WireBytes(total / num_workers, total / num_workers, total)
 
 
 def shard_bounds(numel: int, num_workers: int) -> list[tuple[int, int]]:

@@ -72,8 +72,8 @@ class ResISTHook(RoundHook):
         protocol, num_blocks = self.protocol, self.engine.parts.num_blocks
         runner.logger.info(
             f'ResIST: {self.engine.num_workers} workers train sub-ResNets with '
-            f'{protocol.sampler.blocks_per_worker} of {num_blocks} partitioned blocks, {self.local_iters} iterations '
-            f'a round; activation scale {protocol.scale:.4g}'
+            f'{protocol.sampler.blocks_per_worker} of {num_blocks} partitioned blocks, '
+            f'{self.local_iters} iterations a round; activation scale {protocol.scale:.4g}'
         )
         if self.engine.num_workers > 1 and protocol.assign(protocol.warmup_rounds).is_full:
             runner.logger.warning(

@@ -36,7 +36,9 @@ class RoundLog:
         if assignment is not None and assignment.num_blocks:
             self._show(depth=len(assignment.blocks(self.engine.rank)))
 
-    def end(self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float) -> None:
+    def end(
+        self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float
+    ) -> None:
         """A round has ended.
 
         Args:
@@ -68,7 +70,8 @@ class RoundLog:
         """A round ends before it is full."""
         if iters < local_iters:
             self.runner.logger.info(
-                f'Round {index} ends early, after {iters} of {local_iters} iterations: {reason} needs the whole model'
+                f'Round {index} ends early, after {iters} of {local_iters} iterations: '
+                f'{reason} needs the whole model'
             )
 
     def _show(self, **scalars: float) -> None:

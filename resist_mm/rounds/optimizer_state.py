@@ -71,7 +71,10 @@ class OptimizerState(TravellingState):
         self.optimizers = list(optimizers)
         self.restart_interval = restart_interval
         self._optimizer_of = {
-            p: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for p in group['params']
+            p: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group['params']
         }
         self._kinds: dict[Optimizer, list[StateKind]] = {}
         self._new: dict[tuple[nn.Parameter, str], Tensor] = {}  # allocated, not in use yet
@@ -152,7 +155,9 @@ class OptimizerState(TravellingState):
             entries = self._entries(part)
             numbers = [not entry.kind.like_param for entry in entries]
             pieces = packed.split([entry.numel for entry in entries])
-            on_cpu = iter(torch.cat([p for p, n in zip(pieces, numbers, strict=True) if n]).cpu() if any(numbers) else ())
+            on_cpu = iter(
+                torch.cat([p for p, n in zip(pieces, numbers, strict=True) if n]).cpu() if any(numbers) else ()
+            )
             for entry, piece, is_number in zip(entries, pieces, numbers, strict=True):
                 new = self._new.pop((entry.param, entry.kind.key), None)
                 if new is not None:

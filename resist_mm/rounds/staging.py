@@ -55,7 +55,9 @@ class StagedExchange:
     def shared(self) -> list[Payload]:
         """What every worker holds."""
         # first the weights of all shared parts, then the next state
-        return [p for of_parts in zip(*map(self._of, self.parts.shared), strict=True) for of in of_parts for p in of]
+        return [
+            p for of_parts in zip(*map(self._of, self.parts.shared), strict=True) for of in of_parts for p in of
+        ]
 
     def block(self, block: int) -> list[Payload]:
         """The payloads of a block."""
@@ -132,9 +134,8 @@ class StagedExchange:
         old, new = self.plan.old.holders(block), self.plan.new.holders(block)
         aggregates = self.plan.aggregators[block] == self.rank
         delivers = aggregates and any(holder != self.rank for holder in new)
-        if self.rank in old:
-            if not aggregates or delivers or len(old) > 1 or self._changes_mean(state):
-                state.load(part, payloads)
+        if self.rank in old and (not aggregates or delivers or len(old) > 1 or self._changes_mean(state)):
+            state.load(part, payloads)
         if (aggregates and len(old) > 1) or (not aggregates and self.rank in new):
             state.make_room(part, payloads, averaged=False)
         elif aggregates:

@@ -148,7 +148,9 @@ class Weights(TravellingState):
     def make_room(self, part: Part, payloads: Sequence[Payload], averaged: bool) -> None:
         """New flat storage; the payloads get views of it."""
         if payloads:
-            part.staged = torch.empty(sum(p.numel for p in payloads), dtype=payloads[0].dtype, device=payloads[0].device)
+            part.staged = torch.empty(
+                sum(p.numel for p in payloads), dtype=payloads[0].dtype, device=payloads[0].device
+            )
             _split(payloads, part.staged, 'staged')
 
     def settle(self, part: Part, payloads: Sequence[Payload]) -> None:

@@ -15,9 +15,9 @@ from resist_mm.analysis.cost import (
     resist_cost,
 )
 from resist_mm.analysis.cost.protocols import pipeline_cuts
-from resist_mm.hooks.cuts import cut_rounds
 from resist_mm.exchange import ExchangePlan
 from resist_mm.exchange.codec import Quantize, TopK
+from resist_mm.hooks.cuts import cut_rounds
 from resist_mm.partition import Assignment, PartitionSampler
 
 GB = 1e9

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from resist_mm.exchange import ExchangePlan, Payload, Traffic, Transport, all_reduce_bytes
+from resist_mm.exchange.wire import shard_bytes, sharded_average_bytes
 from resist_mm.partition import Assignment, PartitionSampler
 from tests.workers import run_workers
 
@@ -109,6 +110,7 @@ class Wire:
     """Counts what reaches torch's process group, without asking the transport."""
 
     def __init__(self):
+        self.num_workers = dist.get_world_size()
         self.sent = self.received = self.reduced = self.broadcast = 0
 
     def __enter__(self):
@@ -122,6 +124,11 @@ class Wire:
                 ('broadcast', 'broadcast'),
             )
         ]
+        gather = self._counting_shards(group._allgather_base, self.num_workers - 1)
+        self.patches += [
+            patch.object(group, 'alltoall_base', self._counting_shards(group.alltoall_base)),
+            patch.object(group, '_allgather_base', gather),
+        ]
         for p in self.patches:
             p.start()
         return self
@@ -129,6 +136,14 @@ class Wire:
     def __exit__(self, *_):
         for p in self.patches:
             p.stop()
+
+    def _counting_shards(self, method, others=1):
+        def counting(group, output, message, *args, **kwargs):
+            self.sent += others * message.nbytes
+            self.received += output.nbytes if others == 1 else others * message.nbytes
+            return method(group, output, message, *args, **kwargs)
+
+        return counting
 
     def _counting(self, method, name):
         def counting(group, tensors, *args, **kwargs):
@@ -215,19 +230,30 @@ def test_shared_tensors_are_averaged_on_all_workers(carried_out):
             assert equal(results[seed][1], expected)
 
 
+def averages_of(plan, worker):
+    """The bytes of each average: half precision in shards, which are summed in fp32, all else in a ring."""
+    workers = plan.old.num_workers
+    tensors = [*shared_values(0, 0), *(t for block in plan.averaged for t in block_values(block, 0, 0))]
+    return [
+        sharded_average_bytes(shard_bytes(t.numel(), workers, 2, None), worker)
+        if t.dtype == torch.bfloat16
+        else all_reduce_bytes(t.nbytes, workers)
+        for t in tensors
+    ]
+
+
 def test_traffic_is_the_plan_s_and_the_all_reduce_s(carried_out):
     num_workers = len(carried_out)
-    shared_bytes = sum(t.nbytes for t in shared_values(0, 0))
     for seed, pair in enumerate(pairs(num_workers)):
         plan = ExchangePlan.between(*pair)
-        ring = all_reduce_bytes(shared_bytes + sum(block_bytes()[b] for b in plan.averaged), num_workers)
         for worker, (results, *_) in enumerate(carried_out):
             sent, received, total = results[seed][2]
-            # padded shards of half precision, which are no ring
-            padding = 100 if plan.averaged else 0
-            assert sent == pytest.approx(plan.sent(worker, block_bytes()) + ring.sent, abs=padding)
-            assert received == pytest.approx(plan.received(worker, block_bytes()) + ring.received, abs=padding)
-            assert total == pytest.approx(plan.total(block_bytes()) + ring.total, abs=num_workers * padding)
+            averages = averages_of(plan, worker)
+            assert sent == pytest.approx(plan.sent(worker, block_bytes()) + sum(a.sent for a in averages))
+            assert received == pytest.approx(
+                plan.received(worker, block_bytes()) + sum(a.received for a in averages)
+            )
+            assert total == pytest.approx(plan.total(block_bytes()) + sum(a.total for a in averages))
         assert sum(results[seed][2][0] for results, *_ in carried_out) == pytest.approx(total)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch.distributed as dist
 from mmengine.visualization import Visualizer
 
-from resist_mm.hooks import ResISTHook
 from resist_mm.exchange import ExchangePlan, all_reduce_bytes
+from resist_mm.hooks import ResISTHook
 from resist_mm.partition import PartitionSampler
 from tests.toy import toy_runner
 from tests.workers import run_workers

@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.optim import OptimWrapper
 
 from resist_mm.analysis.cost import NetworkSize, PartSize, local_sgd_cost, resist_cost, warmup_cost
-from resist_mm.engine.optimizer_state import OptimizerState
-from resist_mm.engine.worker_rounds import WorkerRounds
-from resist_mm.engine.worker_state import WorkerState
-from resist_mm.exchange import ExchangePlan, build_codec
+from resist_mm.builders import build_codec
+from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import Assignment, PartitionSampler
+from resist_mm.rounds import Engine, LocalSGD, ResIST, RoundProtocol
 from tests.toy import ToyModel
 from tests.workers import run_workers
 
@@ -27,47 +25,45 @@ CODECS = [
 ]
 
 
-def _rounds(codec: dict | None) -> WorkerRounds:
+def _engine(codec: dict | None, protocol: RoundProtocol | None = None) -> Engine:
     model = ToyModel()
     model.init_weights()
-    optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    return WorkerRounds(WorkerState(model, OptimizerState(optim_wrapper)), build_codec(codec))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Engine(model, optimizer, protocol or ResIST(min_blocks=3), build_codec(codec))
 
 
-def _train_somehow(rounds: WorkerRounds, round_index: int) -> None:
+def _train_somehow(engine: Engine, round_index: int) -> None:
     """Every worker changes what it holds in its own way."""
     generator = torch.Generator().manual_seed(100 * round_index + dist.get_rank())
-    worker = rounds.worker
-    for flat in (*worker.shared, *map(worker.flat_block, range(worker.num_blocks))):
-        if not flat.released:
-            flat.flat.add_(torch.randn(flat.numel, generator=generator), alpha=0.1)
+    for part in engine.parts.all:
+        if part.held:
+            part.flat.flat.add_(torch.randn(part.flat.numel, generator=generator), alpha=0.1)
 
 
-def _snapshot(rounds: WorkerRounds) -> dict:
-    worker = rounds.worker
-    blocks = {b: worker.flat_block(b) for b in range(worker.num_blocks)}
+def _snapshot(engine: Engine) -> dict:
+    (shared,), blocks = engine.parts.shared, engine.parts.blocks
     return dict(
-        shared=torch.cat([flat.flat for flat in worker.shared]),
-        blocks={b: flat.flat.clone() for b, flat in blocks.items() if not flat.released},
-        shared_weights=worker.shared[0].num_weights,
-        block_weights=blocks[0].num_weights,
+        shared=shared.flat.flat.clone(),
+        blocks={part.block: part.flat.flat.clone() for part in blocks if part.held},
+        shared_weights=shared.flat.num_weights,
+        block_weights=blocks[0].flat.num_weights,
     )
 
 
 def _exchange_with(codecs: list[dict | None]) -> list[tuple]:
     results = []
     for codec in codecs:
-        rounds = _rounds(codec)
-        rounds.begin(SAMPLER.sample(0))
-        _train_somehow(rounds, 0)
-        before = _snapshot(rounds)
+        engine = _engine(codec)
+        engine.begin_round()
+        _train_somehow(engine, 0)
+        before = _snapshot(engine)
         torch.manual_seed(dist.get_rank())
-        traffic = rounds.exchange(SAMPLER.sample(1), restart_momentum=True, statistics_travel=False)
-        after = _snapshot(rounds)
-        _train_somehow(rounds, 1)
-        trained = _snapshot(rounds)
-        last = rounds.exchange(None, restart_momentum=True, statistics_travel=False)
-        results.append((before, after, traffic, trained, _snapshot(rounds), last))
+        traffic = engine.exchange()
+        after = _snapshot(engine)
+        _train_somehow(engine, 1)
+        trained = _snapshot(engine)
+        last = engine.make_whole()
+        results.append((before, after, traffic, trained, _snapshot(engine), last))
     return results
 
 
@@ -177,9 +173,8 @@ def _part_of(params) -> PartSize:
 
 
 def _size_of_toy() -> NetworkSize:
-    worker = _rounds(None).worker
-    blocks = [_part_of(worker.flat_block(b).params) for b in range(worker.num_blocks)]
-    return NetworkSize(_part_of([p for flat in worker.shared for p in flat.params]), tuple(blocks))
+    parts = _engine(None).parts
+    return NetworkSize(_part_of(parts.shared[0].flat.params), tuple(_part_of(p.flat.params) for p in parts.blocks))
 
 
 @pytest.mark.parametrize('index', range(1 + len(CODECS)))
@@ -193,21 +188,18 @@ def test_the_cost_model_says_what_is_really_sent(exchanged, index):
     assert last.total == size.shared.average_bytes(WORKERS) + handed_over, 'the whole model is made in fp32'
 
 
-def _average_with(codecs: list[dict | None], deal_blocks: bool) -> list[float]:
+def _average_with(codecs: list[dict | None], warm_up: bool) -> list[float]:
     totals = []
     for codec in codecs:
-        model = ToyModel()
-        state = OptimizerState(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
-        rounds = WorkerRounds(WorkerState(model, state, deal_blocks), build_codec(codec))
-        everything = Assignment.full(dist.get_world_size(), rounds.worker.num_blocks)
-        rounds.begin(everything)
-        totals.append(rounds.exchange(everything, restart_momentum=True, statistics_travel=False).total)
+        engine = _engine(codec, ResIST(min_blocks=3, warmup_rounds=2) if warm_up else LocalSGD())
+        engine.begin_round()
+        totals.append(engine.exchange().total)
     return totals
 
 
-@pytest.mark.parametrize('deal_blocks', [False, True])
-def test_the_cost_model_of_local_sgd_and_of_warm_up_says_what_is_really_sent(deal_blocks):
+@pytest.mark.parametrize('warm_up', [False, True])
+def test_the_cost_model_of_local_sgd_and_of_warm_up_says_what_is_really_sent(warm_up):
     codecs = [None, *CODECS]
-    cost = warmup_cost if deal_blocks else local_sgd_cost
+    cost = warmup_cost if warm_up else local_sgd_cost
     expected = [cost(_size_of_toy(), 2, build_codec(codec)).wire for codec in codecs]
-    assert run_workers(_average_with, 2, codecs, deal_blocks) == [expected] * 2
+    assert run_workers(_average_with, 2, codecs, warm_up) == [expected] * 2

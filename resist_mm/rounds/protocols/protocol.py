@@ -44,7 +44,9 @@ class RoundProtocol:
         """Who holds which blocks in a round, and what each worker counts for in means."""
         raise NotImplementedError
 
-    def travelling(self, states: Sequence[TravellingState], round_index: int, whole: bool) -> list[TravellingState]:
+    def travelling(
+        self, states: Sequence[TravellingState], round_index: int, whole: bool
+    ) -> list[TravellingState]:
         """Which of the states travel at the end of a round; ``whole``: the model is made whole then."""
         return [state for state in states if state.travels(round_index, whole)]
 

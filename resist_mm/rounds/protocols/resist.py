@@ -14,10 +14,10 @@ class ResIST(RoundProtocol):
     """Every worker trains a shallow sub-ResNet, dealt anew every round (Algorithm 1).
 
     Args:
-        min_blocks (int, optional): Least number of partitioned blocks of a worker (Sec. 2.6, "Subnetwork depth").
-            Defaults to None: the smaller of 5 and the number of partitioned blocks.
-        warmup_rounds (int): Rounds of local SGD on the whole, scaled model before ResIST begins (Sec. 2.6, "Local SGD
-            warm-up phase"). Defaults to 0.
+        min_blocks (int, optional): Least number of partitioned blocks of a worker (Sec. 2.6, "Subnetwork
+            depth"). Defaults to None: the smaller of 5 and the number of partitioned blocks.
+        warmup_rounds (int): Rounds of local SGD on the whole, scaled model before ResIST begins (Sec. 2.6, "Local
+            SGD warm-up phase"). Defaults to 0.
         activation_scale (float, optional): Factor of the residual branches of partitioned blocks in the whole
             model (Sec. 2.6, "Scaling activations"). Defaults to None: the share of the blocks that a worker
             holds.

@@ -137,10 +137,10 @@ class Wire:
         for p in self.patches:
             p.stop()
 
-    def _counting_shards(self, method, others=1):
+    def _counting_shards(self, method, copies=None):
         def counting(group, output, message, *args, **kwargs):
-            self.sent += others * message.nbytes
-            self.received += output.nbytes if others == 1 else others * message.nbytes
+            self.sent += (copies or 1) * message.nbytes
+            self.received += output.nbytes if copies is None else copies * message.nbytes
             return method(group, output, message, *args, **kwargs)
 
         return counting

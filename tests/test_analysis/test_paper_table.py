@@ -34,10 +34,8 @@ def write_run(
     cfg.merge_from_dict(dict(training.options))
     cfg.train_cfg.max_epochs = length
     cfg.dump(work_dir / Path(training.config).name)
-    lines, scalars = (
-        [f'    GPU number: {workers or training.workers}'],
-        [dict(lr=0.03, time=0.2, iter=100, step=100)],
-    )
+    lines = [f'    GPU number: {workers or training.workers}']
+    scalars = [dict(lr=0.03, time=0.2, iter=100, step=100)]
     for i, accuracy in enumerate(accuracies):
         if i < len(seconds):
             lines.append(

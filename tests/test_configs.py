@@ -1,4 +1,7 @@
-"""Every config is built, trained for two iterations and tested, on generated data in the real layout."""
+"""Every config, also as the paper's trainings change it, is built, trained for two iterations and tested.
+
+On generated data in the real layout.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from resist_mm.analysis.paper.trainings import TRAININGS, training_of
 from resist_mm.analysis.runs import read_run
 from resist_mm.datasets import make_shapes_voc
 from tests import generated_sets
@@ -25,7 +29,17 @@ CONFIGS = sorted(
     for path in ROOT.rglob('*.py')
     if '_base_' not in path.relative_to(ROOT).parts
 )
+CHANGED = [name for name, training in TRAININGS.items() if training.options]
 BASE_CHANNELS = 4
+
+
+def load(config: str) -> Config:
+    """Read a config file, or the config of a training of the paper by its name."""
+    if config not in TRAININGS:
+        return Config.fromfile(ROOT / config)
+    cfg = Config.fromfile(ROOT / TRAININGS[config].config)
+    cfg.merge_from_dict(dict(TRAININGS[config].options))
+    return cfg
 
 
 @pytest.fixture(scope='module')
@@ -43,14 +57,14 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize('config', CONFIGS + CHANGED)
 def test_two_iterations(config: str, sets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, place in sets.items():
         monkeypatch.setenv(name, place)
     generated_sets.without_checksums(monkeypatch)
     # formats the whole config, twice, which takes longer than all else together
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: ''))
-    cfg = Config.fromfile(ROOT / config)
+    cfg = load(config)
     if any(name in str(cfg.model) for name in ('mmdet', 'Det', 'CIFARResNet')):
         pytest.importorskip('mmdet')
     shrink(cfg)
@@ -67,8 +81,8 @@ def test_two_iterations(config: str, sets: dict[str, str], tmp_path: Path, monke
 @pytest.mark.parametrize(
     'config',
     [
-        'cifar/preact-resnet101_resist-top25_4xb128-160e_cifar100.py',  # counts epochs
-        'cifar/small/preact-resnet-small_resist_4xb32-1200i_cifar10.py',  # counts iterations
+        'preact-resnet101_resist-top25_4xb128-160e_cifar100',  # counts epochs
+        'preact-resnet-small_resist_4xb32-1200i_cifar10',  # counts iterations
     ],
 )
 def test_two_workers_and_what_they_leave_behind(config, sets, tmp_path):
@@ -77,7 +91,10 @@ def test_two_workers_and_what_they_leave_behind(config, sets, tmp_path):
     assert crops[0] and not set(crops[0]) & set(crops[1]), 'the workers crop and flip alike'
 
     run = read_run(tmp_path)
-    assert (run.config, run.num_workers, run.length, run.finished) == (Path(config).stem, 2, 2, True)
+    training = TRAININGS[config]
+    assert (run.config, run.num_workers) == (Path(training.config).stem, 2)
+    assert (run.length, run.finished) == (2, True)
+    assert training_of(run.config, training.workers, Config.fromfile(tmp_path / f'{run.config}.py')) is training
     assert list(run.rounds) == [0, 1]
     assert run.rounds_before == {1: 1, 2: 2}
     logged = [run.validations[step]['test/loss'] for step in (1, 2)]
@@ -89,7 +106,7 @@ def _train_a_config(config: str, sets: dict[str, str], work_dir: str) -> tuple[l
     os.environ.update(sets)
     with pytest.MonkeyPatch.context() as monkeypatch:
         generated_sets.without_checksums(monkeypatch)
-        cfg = Config.fromfile(ROOT / config)
+        cfg = load(config)
         shrink(cfg)
         if 'max_epochs' in cfg.train_cfg:
             cfg.train_cfg.max_epochs = 2
@@ -105,9 +122,9 @@ def _train_a_config(config: str, sets: dict[str, str], work_dir: str) -> tuple[l
         return random_states, runner.test()
 
 
-@pytest.mark.parametrize('config', [name for name in CONFIGS if re.search(r'_\dxb\d+-\d+[ei]_', name)])
+@pytest.mark.parametrize('config', [name for name in CONFIGS + CHANGED if re.search(r'_\dxb\d+-\d+[ei]_', name)])
 def test_a_config_does_what_its_name_says(config: str):
-    cfg = Config.fromfile(ROOT / config)
+    cfg = load(config)
     name = re.search(r'_(?P<workers>\d)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[ei])_(?P<data>\w+)', config)
     assert name is not None
     workers, batch, length = (int(name[key]) for key in ('workers', 'batch', 'length'))

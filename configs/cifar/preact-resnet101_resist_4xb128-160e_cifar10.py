@@ -1,6 +1,9 @@
 # CIFAR-10, ResIST, 4 workers (Tables 1, 2 and 4 of the paper): top-1 92.35%.
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py 4
+#
+# Two and eight workers, compressed messages and the ablation change a few keys of this file:
+# python tools/analysis_tools/paper_table.py --commands 2 9 fig6
 _base_ = [
     '../_base_/models/preact-resnet101_cifar10.py',
     '../_base_/datasets/cifar10.py',

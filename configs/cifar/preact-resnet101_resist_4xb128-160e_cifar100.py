@@ -1,6 +1,9 @@
 # CIFAR-100, ResIST, 4 workers (Tables 1, 2 and 4 of the paper): top-1 71.30%.
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet101_resist_4xb128-160e_cifar100.py 4
+#
+# Two and eight workers and compressed messages change a few keys of this file:
+# python tools/analysis_tools/paper_table.py --commands 2 9
 _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',
     '../_base_/datasets/cifar100.py',

@@ -1,5 +1,10 @@
-# CIFAR-10, the paper's "ResNet152" with 35 partitioned blocks, ResIST, 4 workers, rounds of 100 iterations
-# (Table 8): top-1 90.67%, 1054 s on V100s.
+# CIFAR-10, ResIST with the paper's "ResNet152", 35 partitioned blocks, 4 workers (Table 8): top-1 90.67%, 1054 s on
+# V100s. Rounds of 100 iterations, in a run that is counted in iterations.
+#
+#   tools/dist_train.sh configs/cifar/preact-resnet152_resist-l100_4xb128-80e_cifar10.py 4
+#
+# Local SGD, ResNet200 and two workers change a few keys of this file:
+# python tools/analysis_tools/paper_table.py --commands 8
 _base_ = [
     '../_base_/models/preact-resnet101_cifar10.py',
     '../_base_/datasets/cifar10.py',

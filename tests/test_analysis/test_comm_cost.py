@@ -157,8 +157,8 @@ def test_what_a_config_does_not_say_is_asked_for(config, run_comm_cost):
 
 
 def test_costs_of_a_real_config(costs):
-    config = ROOT / 'configs/cifar/preact-resnet101_resist-6bit_4xb128-160e_cifar100.py'
-    rows = costs('--config', config, '--workers', 4, '--num-images', 50_000)
+    config = ROOT / 'configs/cifar/preact-resnet101_resist_4xb128-160e_cifar100.py'
+    rows = costs('--config', config, '--workers', 4, '--num-images', 50_000, '--codec', 'q6')
     named = costs('--arch', 'preact_resnet101', '--workers', 4, '--codec', 'q6')
     for found, expected in zip(rows, named, strict=True):
         assert found['wire_gb_per_round'] == pytest.approx(expected['wire_gb_per_round'])

@@ -9,6 +9,7 @@ import pytest
 from mmengine.config import Config
 
 from resist_mm.analysis.paper import table as paper_table
+from resist_mm.analysis.paper.trainings import TRAININGS
 
 ROOT = Path(__file__).parents[2]
 RESIST = 'preact-resnet101_resist_4xb128-160e_cifar10'
@@ -17,9 +18,9 @@ LOCAL_SGD = 'preact-resnet101_local-sgd_4xb128-160e_cifar10'
 
 def write_run(
     work_dir: Path,
-    config: str,
+    name: str,
     accuracies: list[float],
-    workers: int = 4,
+    workers: int | None = None,
     seconds: tuple[float, ...] = (10, 10),
     epochs: int | None = None,
     loss: str = 'test/loss',
@@ -28,11 +29,13 @@ def write_run(
     folder = work_dir / '20260101_000000'
     (folder / 'vis_data').mkdir(parents=True)
     length = 5 * len(accuracies) if epochs is None else epochs
-    (work_dir / f'{config}.py').write_text(
-        f'param_scheduler = [\n    dict(begin=0, end=3),\n]\n'
-        f"train_cfg = dict(max_epochs={length}, type='EpochBasedTrainLoop', val_interval=5)\n"
-    )
-    lines, scalars = [f'    GPU number: {workers}'], [dict(lr=0.03, time=0.2, iter=100, step=100)]
+    training = TRAININGS[name]
+    cfg = Config.fromfile(ROOT / 'configs' / training.config, format_python_code=False)
+    cfg.merge_from_dict(dict(training.options))
+    cfg.train_cfg.max_epochs = length
+    cfg.dump(work_dir / Path(training.config).name)
+    lines = [f'    GPU number: {workers or training.workers}']
+    scalars = [dict(lr=0.03, time=0.2, iter=100, step=100)]
     for i, accuracy in enumerate(accuracies):
         if i < len(seconds):
             lines.append(
@@ -129,7 +132,7 @@ def test_time_to_a_target_without_rounds(tmp_path: Path):
 
 def test_the_test_loss_of_detection_is_found_under_the_name_that_its_config_gives_it(tmp_path: Path):
     name = Config.fromfile(ROOT / 'configs/yolo_resist_voc.py').default_hooks.checkpoint.save_best
-    write_run(tmp_path, 'yolo_resist_voc', [0.125, 0.2, 0.16], loss=name)
+    write_run(tmp_path, 'yolo_resist_4xb10-100e_voc', [0.125, 0.2, 0.16], loss=name)
     row = rows(tmp_path, '6')['ResIST, 4 workers, Pascal VOC', 'test loss']
     assert row == ['6.69', '5', '6.25', '0.747', '1']
 
@@ -159,15 +162,25 @@ def test_an_unknown_table(monkeypatch, capsys):
 
 def test_separate_tests_of_a_run(tmp_path: Path):
     member = tmp_path / 'preact-resnet36-shallow4_1xb128-40e_cifar10'
-    write_run(member / '0', member.name, [80.0], workers=1)
+    write_run(member / '0', member.name, [80.0])
     write_test(member / 'ensemble', 91.0)
     assert rows(tmp_path, '7')['ensemble of 4, CIFAR-10', 'top-1'][1] == '91'
 
 
-def test_every_cell_has_a_config():
-    configs = {path.stem for path in (ROOT / 'configs').rglob('*.py')}
-    missing = {cell.config for cells in paper_table.TABLES.values() for cell in cells} - configs
-    assert not missing
+def test_runs_of_one_config_are_told_apart_by_their_options(tmp_path: Path):
+    name = 'preact-resnet101_resist-{}bit_4xb128-160e_cifar10'
+    for bits, accuracy in ((8, 91.0), (4, 70.0)):
+        write_run(tmp_path / str(bits), name.format(bits), [accuracy])
+    table = rows(tmp_path, '9')
+    found = {label: row[1] for (label, _), row in table.items() if row[1] != 'no run'}
+    assert found == {'8 bit, CIFAR-10': '91', '4 bit, CIFAR-10': '70'}
+    assert rows(tmp_path, '2')['ResIST, 4 workers, CIFAR-10', 'top-1'][1] == 'no run'
+
+
+def test_every_training_is_in_a_table_and_every_cell_has_one():
+    cells = [cell for of_table in paper_table.TABLES.values() for cell in of_table]
+    assert {cell.training for cell in cells} == set(TRAININGS)
+    assert {cell.baseline for cell in cells} <= {*TRAININGS, ''}
 
 
 @pytest.mark.parametrize('style', ['text', 'markdown', 'csv'])

@@ -13,7 +13,7 @@ from resist_mm.registry import MODELS
 from tests import generated_sets
 from tests.test_tools.commands import ROOT, run_tool, start_tool
 
-MEMBER = 'configs/cifar/ensemble/preact-resnet36-shallow4_1xb128-40e_cifar10.py'
+MEMBER = 'configs/cifar/preact-resnet36-shallow4_1xb128-40e_cifar10.py'
 RESIST = 'configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py'
 TINY = ['model.backbone.stage_blocks=(1,1,2,1)', 'model.backbone.base_channels=4']
 

@@ -1,11 +1,11 @@
-"""The figures of the paper, cell by cell, with the config that reproduces each."""
+"""The figures of the paper, cell by cell, with the training that reproduces each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ['TABLES', 'Cell']
+__all__ = ['TABLES', 'Cell', 'title_of']
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,8 @@ class Cell:
         quantity: 'top-1', 'test loss', 'seconds', 'hours', 'GB', 'GB a round', 'hours to TARGET', or 'speed-up'
             (the baseline's seconds by its own).
         paper: The figure of the paper; None if it has none.
-        config: Name of the config.
-        workers: Number of workers.
-        baseline: Config that a speed-up refers to.
+        training: Name of the training.
+        baseline: Name of the training that a speed-up refers to.
         tested: Work dir of a separate test, from that of the run; '' if validations count.
         deviation: That of the paper's figure over three trials; None if it is not of interest here.
     """
@@ -29,8 +28,7 @@ class Cell:
     label: str
     quantity: str
     paper: float | None
-    config: str
-    workers: int
+    training: str
     baseline: str = ''
     tested: str = ''
     deviation: float | None = None
@@ -41,8 +39,15 @@ EPOCHS = {2: 80, 4: 160, 8: 160}
 WORKERS = (2, 4, 8)
 
 
-def cifar_config(protocol: str, workers: int, classes: int) -> str:
-    """Name of the config of Tables 1, 2 and 4."""
+def title_of(table: str) -> str:
+    """A table's name in words."""
+    if table == 'small':
+        return 'Small runs on two CPU cores, not in the paper'
+    return f'Table {table}' if table.isdigit() else table.replace('fig', 'Fig. ')
+
+
+def _cifar(protocol: str, workers: int, classes: int) -> str:
+    """Name of a training of Tables 1, 2 and 4."""
     return f'preact-resnet101_{protocol}_{workers}xb128-{EPOCHS[workers]}e_cifar{classes}'
 
 
@@ -51,7 +56,7 @@ def _table1() -> Iterator[Cell]:
     for protocol, row in figures.items():
         for workers, gb in zip(WORKERS, row, strict=True):
             label = f'{NAMES[protocol]}, {workers} workers, CIFAR-100'
-            yield Cell('1', label, 'GB a round', gb, cifar_config(protocol, workers, 100), workers)
+            yield Cell('1', label, 'GB a round', gb, _cifar(protocol, workers, 100))
 
 
 def _table2() -> Iterator[Cell]:
@@ -64,8 +69,8 @@ def _table2() -> Iterator[Cell]:
     for (protocol, classes), row in figures.items():
         for workers, (top1, deviation) in zip(WORKERS, row, strict=True):
             label = f'{NAMES[protocol]}, {workers} workers, CIFAR-{classes}'
-            config = cifar_config(protocol, workers, classes)
-            yield Cell('2', label, 'top-1', top1, config, workers, deviation=deviation)
+            training = _cifar(protocol, workers, classes)
+            yield Cell('2', label, 'top-1', top1, training, deviation=deviation)
 
 
 def _table3() -> Iterator[Cell]:
@@ -77,15 +82,15 @@ def _table3() -> Iterator[Cell]:
     }
     tests = ('', 'imagenetv2-matched-frequency', 'imagenetv2-threshold-0.7', 'imagenetv2-top-images')
     for (protocol, workers), row in figures.items():
-        config = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
+        training = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
         label = f'{NAMES[protocol]}, {workers} workers, ImageNet'
         for test, top1 in zip(tests, row, strict=False):
-            yield Cell('3', f'{label} {test}'.strip(), 'top-1', top1, config, workers, tested=test)
-        yield Cell('3', label, 'hours', row[4], config, workers)
-        yield Cell('3', label, 'GB', row[5], config, workers)
+            yield Cell('3', f'{label} {test}'.strip(), 'top-1', top1, training, tested=test)
+        yield Cell('3', label, 'hours', row[4], training)
+        yield Cell('3', label, 'GB', row[5], training)
     for workers, ratio in ((2, 1.32), (4, 1.31)):
-        configs = {p: f'preact-resnet101_{p}_{workers}xb256-90e_in1k' for p in NAMES}
-        yield _speed_up('3', f'{workers} workers, ImageNet', configs, workers, ratio)
+        trainings = {p: f'preact-resnet101_{p}_{workers}xb256-90e_in1k' for p in NAMES}
+        yield _speed_up('3', f'{workers} workers, ImageNet', trainings, ratio)
 
 
 def _table4() -> Iterator[Cell]:
@@ -96,16 +101,16 @@ def _table4() -> Iterator[Cell]:
         (8, 100): (10058, 2639, 3.81),
     }
     for (workers, classes), row in figures.items():
-        configs = {p: cifar_config(p, workers, classes) for p in NAMES}
-        yield from _times('4', f'{workers} workers, CIFAR-{classes}', configs, workers, row)
+        trainings = {p: _cifar(p, workers, classes) for p in NAMES}
+        yield from _times('4', f'{workers} workers, CIFAR-{classes}', trainings, row)
 
 
 def _table5() -> Iterator[Cell]:
     for workers, target, row in ((2, 71.0, (33.26, 26.63)), (4, 70.7, (18.50, 18.12))):
         for protocol, hours in zip(('local-sgd', 'resist'), row, strict=True):
-            config = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
+            training = f'preact-resnet101_{protocol}_{workers}xb256-90e_in1k'
             label = f'{NAMES[protocol]}, {workers} workers, ImageNet'
-            yield Cell('5', label, f'hours to {target}', hours, config, workers)
+            yield Cell('5', label, f'hours to {target}', hours, training)
 
 
 def _table6() -> Iterator[Cell]:
@@ -117,11 +122,15 @@ def _table6() -> Iterator[Cell]:
     }
     for (protocol, workers), (loss, seconds) in figures.items():
         label = f'{NAMES[protocol]}, {workers} workers, Pascal VOC'
-        yield Cell('6', label, 'test loss', loss, f'yolo_{protocol}_voc', workers)
-        yield Cell('6', label, 'seconds', seconds, f'yolo_{protocol}_voc', workers)
+        yield Cell('6', label, 'test loss', loss, _yolo(protocol, workers))
+        yield Cell('6', label, 'seconds', seconds, _yolo(protocol, workers))
     for workers, ratio in ((2, 1.64), (4, 1.49)):
-        configs = {p: f'yolo_{p}_voc' for p in NAMES}
-        yield _speed_up('6', f'{workers} workers, Pascal VOC', configs, workers, ratio)
+        trainings = {p: _yolo(p, workers) for p in NAMES}
+        yield _speed_up('6', f'{workers} workers, Pascal VOC', trainings, ratio)
+
+
+def _yolo(protocol: str, workers: int) -> str:
+    return f'yolo_{protocol}_{workers}xb10-100e_voc'
 
 
 def _table7() -> Iterator[Cell]:
@@ -130,10 +139,8 @@ def _table7() -> Iterator[Cell]:
     members[8] = 'preact-resnet32-shallow8_1xb128-20e'
     for classes, row in figures.items():
         for count, top1 in zip(WORKERS, row, strict=True):
-            config = f'{members[count]}_cifar{classes}'
-            yield Cell(
-                '7', f'ensemble of {count}, CIFAR-{classes}', 'top-1', top1, config, 1, tested='../ensemble'
-            )
+            label = f'ensemble of {count}, CIFAR-{classes}'
+            yield Cell('7', label, 'top-1', top1, f'{members[count]}_cifar{classes}', tested='../ensemble')
 
 
 def _table8() -> Iterator[Cell]:
@@ -151,21 +158,21 @@ def _table8() -> Iterator[Cell]:
     }
     for (depth, classes), by_workers in accuracies.items():
         for workers, row in by_workers.items():
-            configs = {p: f'preact-resnet{depth}_{p}-l100_{workers}xb128-80e_cifar{classes}' for p in NAMES}
+            trainings = {p: f'preact-resnet{depth}_{p}-l100_{workers}xb128-80e_cifar{classes}' for p in NAMES}
             what = f'ResNet{depth}, {workers} workers, CIFAR-{classes}'
             for protocol, top1 in zip(('local-sgd', 'resist'), row, strict=True):
-                yield Cell('8', f'{NAMES[protocol]}, {what}', 'top-1', top1, configs[protocol], workers)
-            yield from _times('8', what, configs, workers, times[depth, classes][workers])
+                yield Cell('8', f'{NAMES[protocol]}, {what}', 'top-1', top1, trainings[protocol])
+            yield from _times('8', what, trainings, times[depth, classes][workers])
 
 
 def _table9() -> Iterator[Cell]:
     figures = {10: (92.14, 92.26, 91.91, 91.35, 76.33), 100: (71.38, 72.15, 71.37, 68.29, 40.48)}
     for classes, row in figures.items():
         for bits, top1 in zip((8, 7, 6, 5, 4), row, strict=True):
-            config = f'preact-resnet101_resist-{bits}bit_4xb128-160e_cifar{classes}'
-            yield Cell('9', f'{bits} bit, CIFAR-{classes}', 'top-1', top1, config, 4)
-    config = 'preact-resnet101_resist-top25_4xb128-160e_cifar100'
-    yield Cell('9', 'largest 25%, CIFAR-100', 'top-1', 71.25, config, 4)
+            training = f'preact-resnet101_resist-{bits}bit_4xb128-160e_cifar{classes}'
+            yield Cell('9', f'{bits} bit, CIFAR-{classes}', 'top-1', top1, training)
+    training = 'preact-resnet101_resist-top25_4xb128-160e_cifar100'
+    yield Cell('9', 'largest 25%, CIFAR-100', 'top-1', 71.25, training)
 
 
 def _figure6() -> Iterator[Cell]:
@@ -176,46 +183,61 @@ def _figure6() -> Iterator[Cell]:
         ('share the strided ones', 68.3, two.format('share-strided'), 2),
         ('partition stage 3 only', 84.3, two.format('stage3'), 2),
         ('scale activations', 91.5, two.format('scaled'), 2),
-        ('pre-activation', 92.0, cifar_config('resist', 2, 10), 2),
+        ('pre-activation', 92.0, _cifar('resist', 2, 10), 2),
         ('eight workers', 86.5, eight.format('no-min-depth'), 8),
         ('minimum depth', 89.9, eight.format('min-depth'), 8),
-        ('tuned local iterations', 91.3, cifar_config('resist', 8, 10), 8),
+        ('tuned local iterations', 91.3, _cifar('resist', 8, 10), 8),
     ]
-    for label, top1, config, workers in steps:
-        yield Cell('fig6', f'{label}, {workers} workers', 'top-1', top1, config, workers)
+    for label, top1, training, workers in steps:
+        yield Cell('fig6', f'{label}, {workers} workers', 'top-1', top1, training)
 
 
 def _figure7() -> Iterator[Cell]:
     for protocol, name in NAMES.items():
         for local_iters in (125, 625, 3125, 15625):
-            config = f'preact-resnet101_{protocol}-l{local_iters}_4xb128-160e_cifar100'
-            yield Cell('fig7', f'{name}, {local_iters} iterations', 'top-1', None, config, 4)
+            training = f'preact-resnet101_{protocol}-l{local_iters}_4xb128-160e_cifar100'
+            yield Cell('fig7', f'{name}, {local_iters} iterations', 'top-1', None, training)
 
 
 def _figure8() -> Iterator[Cell]:
     runs = [
-        ('data-parallel', 20000, cifar_config('ddp', 4, 100)),
-        ('local SGD', 410, cifar_config('local-sgd', 4, 100)),
-        ('ResIST', 225, cifar_config('resist', 4, 100)),
+        ('data-parallel', 20000, _cifar('ddp', 4, 100)),
+        ('local SGD', 410, _cifar('local-sgd', 4, 100)),
+        ('ResIST', 225, _cifar('resist', 4, 100)),
         ('ResIST, 6 bit', 42, 'preact-resnet101_resist-6bit_4xb128-160e_cifar100'),
         ('ResIST, largest 25%', None, 'preact-resnet101_resist-top25_4xb128-160e_cifar100'),
     ]
-    for label, gb, config in runs:
-        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'GB', gb, config, 4)
-        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'top-1', None, config, 4)
+    for label, gb, training in runs:
+        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'GB', gb, training)
+        yield Cell('fig8', f'{label}, 4 workers, CIFAR-100', 'top-1', None, training)
 
 
-def _times(
-    table: str, what: str, configs: dict[str, str], workers: int, row: tuple[float, float, float]
-) -> Iterator[Cell]:
+def _small() -> Iterator[Cell]:
+    name = '{}-small_{}_4xb32-1200i_cifar10'
+    runs = [
+        ('local SGD', 'preact-resnet', 'local-sgd'),
+        ('ResIST', 'preact-resnet', 'resist'),
+        ('statistics averaged', 'preact-resnet', 'resist-bn-average'),
+        ('statistics of the batch', 'preact-resnet', 'resist-bn-batch'),
+        ('not scaled', 'preact-resnet', 'resist-no-scale'),
+        ('every block partitioned, not scaled', 'preact-resnet', 'resist-all-blocks'),
+        ('post-activation, every block partitioned, not scaled', 'resnet', 'resist-all-blocks'),
+        ('post-activation, not scaled', 'resnet', 'resist-stage3'),
+        ('post-activation', 'resnet', 'resist-scaled'),
+    ]
+    for label, network, protocol in runs:
+        yield Cell('small', f'{label}, 4 workers, CIFAR-10', 'top-1', None, name.format(network, protocol))
+
+
+def _times(table: str, what: str, trainings: dict[str, str], row: tuple[float, float, float]) -> Iterator[Cell]:
     baseline, resist, ratio = row
-    yield Cell(table, f'local SGD, {what}', 'seconds', baseline, configs['local-sgd'], workers)
-    yield Cell(table, f'ResIST, {what}', 'seconds', resist, configs['resist'], workers)
-    yield _speed_up(table, what, configs, workers, ratio)
+    yield Cell(table, f'local SGD, {what}', 'seconds', baseline, trainings['local-sgd'])
+    yield Cell(table, f'ResIST, {what}', 'seconds', resist, trainings['resist'])
+    yield _speed_up(table, what, trainings, ratio)
 
 
-def _speed_up(table: str, what: str, configs: dict[str, str], workers: int, ratio: float) -> Cell:
-    return Cell(table, f'ResIST, {what}', 'speed-up', ratio, configs['resist'], workers, configs['local-sgd'])
+def _speed_up(table: str, what: str, trainings: dict[str, str], ratio: float) -> Cell:
+    return Cell(table, f'ResIST, {what}', 'speed-up', ratio, trainings['resist'], trainings['local-sgd'])
 
 
 TABLES: dict[str, list[Cell]] = {
@@ -231,4 +253,5 @@ TABLES: dict[str, list[Cell]] = {
     'fig6': list(_figure6()),
     'fig7': list(_figure7()),
     'fig8': list(_figure8()),
+    'small': list(_small()),
 }

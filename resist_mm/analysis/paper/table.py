@@ -1,9 +1,10 @@
-"""Print the paper's tables beside what finished runs have measured.
+"""Print the paper's tables beside what finished runs have measured, or the commands that run them.
 
-Runs are found by the config in their work dirs, anywhere below a folder; several runs of one config are trials.
-Runs that have not come to their end are left out.
+Runs are found by the configs in their work dirs, anywhere below a folder; several runs of one config with the same
+options are trials. Runs that have not come to their end are left out.
 
-Example:
+Examples:
+    python tools/analysis_tools/paper_table.py --commands 9 fig6
     python tools/analysis_tools/paper_table.py 2 4 --runs work_dirs --format markdown
 """
 
@@ -18,8 +19,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.config import Config
+
 from ..runs import RunSummary, read_run, read_test
+from .commands import print_commands
 from .results import TABLES, Cell
+from .trainings import TRAININGS, training_of
 
 HEADER = ('table', 'run', 'quantity', 'paper', 'best', 'final', 'best / paper', 'trials')
 NO_RUN = 'no run'
@@ -34,16 +39,32 @@ METRICS = {'top-1': ('accuracy/top1', max), 'test loss': ('/loss', min)}
 
 @dataclass
 class Trial:
-    """A run and where it is."""
+    """A run.
+
+    Attributes:
+        work_dir: Where it is.
+        run: What its logs say.
+        training: Name of the training that it is a trial of; empty if it is of none.
+    """
 
     work_dir: Path
     run: RunSummary
+    training: str = ''
 
 
 def find_trials(folder: Path) -> list[Trial]:
     """All runs below a folder, by their logs."""
     work_dirs = sorted({log.parents[1] for log in folder.rglob('*.log') if log.parent.name == log.stem})
-    return [Trial(work_dir, read_run(work_dir)) for work_dir in work_dirs]
+    runs = [(work_dir, read_run(work_dir)) for work_dir in work_dirs]
+    return [Trial(work_dir, run, _name_of(work_dir, run)) for work_dir, run in runs]
+
+
+def _name_of(work_dir: Path, run: RunSummary) -> str:
+    if run.config not in {Path(training.config).stem for training in TRAININGS.values()}:
+        return ''
+    cfg = Config.fromfile(work_dir / f'{run.config}.py', import_custom_modules=False)
+    training = training_of(run.config, run.num_workers, cfg)
+    return training.name if training else ''
 
 
 def measure(cell: Cell, run: RunSummary, trials: Sequence[Trial]) -> tuple[float, float] | None:
@@ -63,7 +84,7 @@ def values_of(cell: Cell, metrics: Iterable[dict[str, float]]) -> list[float]:
 
 def _single_value(cell: Cell, run: RunSummary, trials: Sequence[Trial]) -> float | None:
     if cell.quantity == 'speed-up':
-        baseline = [t.run.train_sec for t in trials_of(trials, cell.baseline, cell.workers) if t.run.train_sec]
+        baseline = [t.run.train_sec for t in trials_of(trials, cell.baseline) if t.run.train_sec]
         return statistics.mean(baseline) / run.train_sec if baseline and run.train_sec else None
     if cell.quantity.startswith('hours to '):
         seconds = run.sec_until('accuracy/top1', float(cell.quantity.removeprefix('hours to ')))
@@ -78,14 +99,14 @@ def _single_value(cell: Cell, run: RunSummary, trials: Sequence[Trial]) -> float
     return values[cell.quantity]
 
 
-def trials_of(trials: Sequence[Trial], config: str, workers: int) -> list[Trial]:
-    """The finished runs of a config with a number of workers."""
-    return [t for t in trials if t.run.config == config and t.run.num_workers == workers and t.run.finished]
+def trials_of(trials: Sequence[Trial], training: str) -> list[Trial]:
+    """The finished runs of a training."""
+    return [trial for trial in trials if trial.training == training and trial.run.finished]
 
 
 def row_of(cell: Cell, trials: Sequence[Trial]) -> list[str]:
     """A line of the table."""
-    found = trials_of(trials, cell.config, cell.workers)
+    found = trials_of(trials, cell.training)
     if cell.tested:
         measured = _measure_tests(cell, found)
     else:
@@ -139,15 +160,18 @@ def main() -> None:
     parser.add_argument(
         '--runs', type=Path, default=Path('work_dirs'), help='folder of the runs; default: work_dirs'
     )
+    parser.add_argument('--commands', action='store_true', help='print the commands of the runs, not the tables')
     parser.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
     args = parser.parse_args()
     if unknown := set(args.tables) - set(TABLES):
         parser.error(f'there is no table {", ".join(sorted(unknown))}; there are {", ".join(TABLES)}')
+    if args.commands:
+        return print_commands(args.tables or list(TABLES), str(args.runs))
     if not args.runs.is_dir():
         sys.exit(f'there is no folder {args.runs}: name the one that the work dirs are in with --runs')
     trials = find_trials(args.runs)
     for trial in trials:
-        if not trial.run.finished:
+        if trial.run.iterations and not trial.run.finished:  # a work dir of a test alone is no run
             last = max(trial.run.validations, default=0)
             print(f'left out: {trial.work_dir} has come to {last} of {trial.run.length}', file=sys.stderr)
     cells = [cell for table in args.tables or TABLES for cell in TABLES[table]]

@@ -1,5 +1,0 @@
-# CIFAR-100, ResIST with 6-bit messages, 4 workers (Table 9, Fig. 8): top-1 71.37%, about 42 GB in all.
-_base_ = './preact-resnet101_resist_4xb128-160e_cifar100.py'
-custom_hooks = [
-    dict(type='resist_mm.ResISTHook', local_iters=50, codec=dict(type='quantize', bits=6)),
-]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .codec import Codec
+from .memory import empty_flat
 from .wire import message_bytes
 
 __all__ = ['Form', 'Payload']
@@ -102,11 +103,11 @@ class Payload:
     def make_room(self) -> Tensor:
         """Allocate the room for the result, unless there is one."""
         if self.staged is None:
-            self.staged = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+            self.staged = empty_flat(self.numel, self.dtype, self.device)
         return self.staged
 
     def empty_message(self, form: Form) -> Tensor:
         """Room for a message."""
         if form.codec is None:
-            return torch.empty(self.numel, dtype=self.dtype, device=self.device)
+            return empty_flat(self.numel, self.dtype, self.device)
         return torch.empty(form.codec.message_bytes(self.numel), dtype=torch.uint8, device=self.device)

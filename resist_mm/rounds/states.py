@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from resist_mm.exchange.codec import Codec
+from resist_mm.exchange.memory import empty_flat
 from resist_mm.exchange.message import Form, Payload
 
 from .part import Part, statistics_of
@@ -148,9 +149,8 @@ class Weights(TravellingState):
     def make_room(self, part: Part, payloads: Sequence[Payload], averaged: bool) -> None:
         """New flat storage; the payloads get views of it."""
         if payloads:
-            part.staged = torch.empty(
-                sum(p.numel for p in payloads), dtype=payloads[0].dtype, device=payloads[0].device
-            )
+            first = payloads[0]
+            part.staged = empty_flat(sum(p.numel for p in payloads), first.dtype, first.device)
             _split(payloads, part.staged, 'staged')
 
     def settle(self, part: Part, payloads: Sequence[Payload]) -> None:

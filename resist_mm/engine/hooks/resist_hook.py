@@ -86,11 +86,6 @@ class ResISTHook(RoundHook):
             f'{num_blocks} partitioned blocks, {self.local_iters} iterations a round; activation scale '
             f'{scale:.4g}'
         )
-        if runner.cfg.get('compile'):
-            runner.logger.warning(
-                'compile is set, but a sub-ResNet is another network in every round: torch compiles it anew and '
-                'soon gives up. Remove compile from the config'
-            )
         if rounds.num_workers > 1 and self.sampler.sample(self.warmup_rounds).is_full:
             runner.logger.warning(
                 f'every worker holds every partitioned block (min_blocks={self.sampler.min_blocks} of '

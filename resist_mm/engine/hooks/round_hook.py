@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic, build_codec
+from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.partition import Assignment
 
 from ..batch_norm import recalibrated_norms, settle_buffers
@@ -137,6 +138,7 @@ class RoundHook(Hook):
         name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_runner(runner, name)
+        compile_blocks(runner.model, runner.cfg.get('compile'))
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info

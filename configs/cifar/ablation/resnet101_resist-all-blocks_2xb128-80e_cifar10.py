@@ -7,6 +7,7 @@ model = dict(
         type='resist_mm.CIFARResNet',
         stage_blocks=(3, 4, 23, 3),
         out_indices=(3,),
+        init='torch',
         partition_stages=('layer1', 'layer2', 'layer3', 'layer4'),
         partition_first=True,
     )

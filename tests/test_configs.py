@@ -155,6 +155,15 @@ def test_a_config_does_what_its_name_says(config: str):
         assert (hooks[0].codec.type, 100 * hooks[0].codec.share) == ('topk', int(share[1]))
 
 
+def test_cifar_networks_of_the_paper_begin_with_the_authors_weights_and_small_ones_can():
+    for config in (name for name in CONFIGS if name.startswith('cifar/')):
+        cfg = Config.fromfile(ROOT / config)
+        small = config.startswith('cifar/small/')
+        assert cfg.model.backbone.get('init', 'kaiming') == ('kaiming' if small else 'torch'), config
+        cfg.merge_from_dict({'model.backbone.init': 'torch'})  # as --cfg-options does
+        assert cfg.model.backbone.init == 'torch'
+
+
 def shrink(cfg: Config) -> None:
     """Make networks and images tiny and training two iterations long, and leave all else as it is."""
     _shrink_model(cfg.model)

@@ -6,7 +6,7 @@ _base_ = [
     './cls_iter_runtime.py',
 ]
 model = dict(
-    backbone=dict(stage_blocks=(1, 1, 13, 1), base_channels=16, strides=(2, 2, 2, 1)),
+    backbone=dict(stage_blocks=(1, 1, 13, 1), base_channels=16, strides=(2, 2, 2, 1), init='kaiming'),
 )
 train_dataloader = dict(
     batch_size=32, pin_memory=False, sampler=dict(type='InfiniteSampler'), dataset=dict(max_images=20000)

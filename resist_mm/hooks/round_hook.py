@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from resist_mm.builders import build_codec, build_protocol
+from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.models.wrappers import not_distributed
 from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
@@ -130,6 +131,7 @@ class RoundHook(Hook):
         name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_runner(runner, name)
+        compile_blocks(runner.model, runner.cfg.get('compile'))
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info

@@ -68,7 +68,9 @@ class PartitionedStage(Sequential):
         self.anatomy = anatomy
         self.first_partitioned = first
         self.register_buffer('scale', torch.ones(()))
-        self._held: frozenset[int] | None = None
+        self._held = frozenset(range(self.num_partitioned))
+        # read where torch.compile traces, so a plain bool: each set of blocks held would be a graph of its own
+        self._scaled = True
         self._flats: dict[int, FlatParameters] = {}
         for block in self.partitioned_blocks:
             anatomy.residual_end(block).register_forward_hook(self._scale_residual)
@@ -86,12 +88,12 @@ class PartitionedStage(Sequential):
     @property
     def is_whole(self) -> bool:
         """Whether this is the whole model's stage, not a sub-ResNet's."""
-        return self._held is None
+        return self._scaled
 
     @property
     def held(self) -> frozenset[int]:
         """The numbers of the partitioned blocks that are there."""
-        return frozenset(range(self.num_partitioned)) if self._held is None else self._held
+        return self._held
 
     def block_parameters(self, number: int) -> list[nn.Parameter]:
         """The trainable parameters that a block's holder alone has."""
@@ -133,6 +135,7 @@ class PartitionedStage(Sequential):
         for number in self.held - set(numbers):
             self.flat_block(number).release()
         self._held = frozenset(numbers)
+        self._scaled = False
 
     def regain(self, number: int, storage: Tensor | None = None) -> Tensor:
         """Give a dropped block its storage back.
@@ -159,20 +162,18 @@ class PartitionedStage(Sequential):
         missing = set(range(self.num_partitioned)) - self.held
         if missing:
             raise RuntimeError(f'blocks {sorted(missing)} are dropped: a whole stage needs them all')
-        self._held = None
+        self._scaled = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the blocks that are there; shape (N, C, H, W) in and out."""
         for place, block in enumerate(self):
             number = place - self.first_partitioned
-            if self._held is None or number < 0 or number in self._held:
-                x = block(x)
-            else:
-                x = self.anatomy.skip(block, x)
+            is_there = self._scaled or number < 0 or number in self._held
+            x = block(x) if is_there else self.anatomy.skip(block, x)
         return x
 
     def _scale_residual(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        return output * self.scale if self._held is None else None
+        return output * self.scale if self._scaled else None
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
         # the weights of a plain backbone have no scale, which means 1; those of another part say nothing about it

@@ -2,6 +2,7 @@
 
 import io
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -402,6 +403,48 @@ def test_initialisation_of_a_preactivation_resnet():
             assert module.weight.detach().std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
         elif isinstance(module, _BatchNorm):
             assert (module.weight == 1).all() and (module.bias == 0).all(), name
+
+
+def with_init(make, **arguments):
+    """A network whose weights were all 7 before it was initialised."""
+    model = make(stage_blocks=(1, 1, 3, 1), base_channels=32, **arguments)
+    for p in model.parameters():
+        nn.init.constant_(p, 7)
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize('make', [partial(PreActResNet, block='basic', stem='cifar'), CIFARResNet])
+def test_initialisation_as_the_authors_is_pytorch_s_own(make):
+    for name, module in with_init(make, init='torch').named_modules():
+        if isinstance(module, nn.Conv2d):
+            found, own = module.weight.detach().clone(), module.weight.detach()
+            module.reset_parameters()
+            bound = (1 / own[0].numel()) ** 0.5
+            for weight in (found, own):
+                assert bound * 0.97 < weight.abs().max() <= bound, name
+                assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.05), name
+                assert weight.mean() == pytest.approx(0, abs=0.1 * bound), name
+        elif isinstance(module, _BatchNorm):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), name
+
+
+@pytest.mark.parametrize('make', [partial(PreActResNet, block='basic', stem='cifar'), CIFARResNet])
+def test_initialisation_by_default_is_kaiming(make):
+    states = []
+    for arguments in ({}, dict(init='kaiming'), dict(init='torch', init_cfg=dict(type='Kaiming', layer='Conv2d'))):
+        torch.manual_seed(3)
+        weights = with_init(make, **arguments).state_dict()
+        states.append({name: value for name, value in weights.items() if value.dim() == 4})
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+        assert torch.equal(value, states[2][name]), 'init_cfg takes the place of init'
+    conv = states[0]['layer3.1.conv1.weight']
+    assert conv.std() == pytest.approx((2 / conv[:, 0].numel()) ** 0.5, rel=0.02)
+    narrow = with_init(make, init='torch').state_dict()['layer3.1.conv1.weight']
+    assert conv.std() / narrow.std() == pytest.approx(6**0.5, rel=0.02)
+    with pytest.raises(ValueError, match=r"init must be one of \['kaiming', 'torch'\], got 'xavier'"):
+        make(stage_blocks=(1, 1, 3, 1), init='xavier')
 
 
 @pytest.mark.parametrize('name', ['PreActResNet', 'PartitionableResNet'])

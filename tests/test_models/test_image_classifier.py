@@ -49,6 +49,18 @@ def batch(size: int = 6) -> dict[str, Tensor]:
     return dict(inputs=torch.randn(size, 3, 16, 16), labels=torch.arange(size) % 5)
 
 
+@pytest.mark.parametrize('init', ['kaiming', 'torch'])
+def test_the_head_begins_with_pytorch_s_own_weights(init: str):
+    model = MODELS.build(tiny(backbone=dict(tiny()['backbone'], base_channels=32, init=init), num_classes=100))
+    before = [p.detach().clone() for p in model.head.parameters()]
+    model.init_weights()
+    bound = model.head.in_features**-0.5
+    for p, value in zip(model.head.parameters(), before, strict=True):
+        assert torch.equal(p, value)
+        assert 0.9 * bound < p.abs().max() <= bound
+        assert p.detach().std() == pytest.approx(bound / 3**0.5, rel=0.25)
+
+
 def test_modes():
     model, data = build().eval(), batch()
     logits = model(**data)

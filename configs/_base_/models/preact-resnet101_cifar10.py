@@ -23,6 +23,7 @@ model = dict(
         stem='cifar',
         final_norm=False,  # as in the authors' scripts
         out_indices=(3,),
+        init='torch',  # likewise
     ),
     num_classes=10,
 )

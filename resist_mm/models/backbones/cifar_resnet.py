@@ -12,6 +12,7 @@ from torch import nn
 from resist_mm.registry import MODELS
 
 from .partitionable_resnet import PartitionableResNet
+from .weight_init import INIT_CFGS, check_init
 
 __all__ = ['CIFARResNet']
 
@@ -25,11 +26,19 @@ class CIFARResNet(PartitionableResNet):
 
     Args:
         stage_blocks (Sequence[int]): Number of blocks of every stage.
+        init (str): Initial weights where ``init_cfg`` is None: 'kaiming' (mmdet's) or 'torch', as
+            of ``resist_mm.PreActResNet``. Defaults to 'kaiming'.
         **kwargs: Arguments of ``resist_mm.PartitionableResNet``; unlike there, ``norm_eval``
             and ``zero_init_residual`` are False by default.
+
+    Raises:
+        ValueError: If ``init`` is not known.
     """
 
-    def __init__(self, stage_blocks: Sequence[int], **kwargs: Any) -> None:
+    def __init__(self, stage_blocks: Sequence[int], init: str = 'kaiming', **kwargs: Any) -> None:
+        check_init(init)
+        if init != 'kaiming' and kwargs.get('init_cfg') is None:
+            kwargs['init_cfg'] = INIT_CFGS[init]
         # mmdet looks the layout up by depth
         self.arch_settings = {18: (BasicBlock, tuple(stage_blocks))}
         super().__init__(depth=18, **{'norm_eval': False, 'zero_init_residual': False, **kwargs})

@@ -15,6 +15,7 @@ from resist_mm.registry import MODELS
 
 from ..partitioned_stage import partition_stages_of
 from .preact_blocks import PREACT_ANATOMY, PreActBasicBlock, PreActBottleneck
+from .weight_init import INIT_CFGS, check_init
 
 __all__ = ['PreActResNet']
 
@@ -61,12 +62,15 @@ class PreActResNet(BaseModule):
             Defaults to ('layer3',).
         partition_first (bool): Whether the first, strided block of these stages
             is dealt out too (its residual branch). Defaults to False.
-        init_cfg (dict or list[dict], optional): Defaults to Kaiming for
-            convolutions, 1 for norms.
+        init (str): Initial weights of convolutions where ``init_cfg`` is None: 'kaiming'
+            (normal, by fan-out, as mmdet's ResNet) or 'torch' (PyTorch's own, uniform by
+            fan-in, as in the authors' CIFAR scripts; 2.45 times narrower where both fans are
+            equal). Norms begin with 1. Defaults to 'kaiming'.
+        init_cfg (dict or list[dict], optional): Takes the place of ``init``. Defaults to None.
 
     Raises:
-        ValueError: If the layout is not known, incomplete or contradictory, or a
-            stage of ``partition_stages`` does not exist or is too short.
+        ValueError: If the layout is not known, incomplete or contradictory, a stage of
+            ``partition_stages`` does not exist or is too short, or ``init`` is not known.
 
     Example:
         >>> import torch
@@ -104,14 +108,11 @@ class PreActResNet(BaseModule):
         with_cp: bool = False,
         partition_stages: Sequence[str] = ('layer3',),
         partition_first: bool = False,
+        init: str = 'kaiming',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        if init_cfg is None:
-            init_cfg = [
-                dict(type='Kaiming', layer='Conv2d'),
-                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ]
-        super().__init__(init_cfg)
+        check_init(init)
+        super().__init__(INIT_CFGS[init] if init_cfg is None else init_cfg)
         block, stage_blocks = self._layout(depth, block, stage_blocks)
         self.stage_blocks = tuple(stage_blocks[:num_stages])
         _check_per_stage(num_stages, self.stage_blocks, strides, dilations, out_indices)

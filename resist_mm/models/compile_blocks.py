@@ -1,0 +1,117 @@
+"""Compiles residual blocks one by one, for networks that change from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from .partitioned_stage import PartitionedStage
+
+__all__ = ['compile_blocks']
+
+
+def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
+    """Compile the residual blocks of a model instead of its whole ``train_step``.
+
+    What mmengine's config key ``compile`` comes to in a run in rounds. A sub-ResNet
+    is another network in every round: compiled as a whole, it would be compiled anew
+    each time, until torch gives up at ``torch._dynamo.config.recompile_limit`` (8).
+    Its blocks stay the same, and which of them run is decided outside of them.
+
+    Compiled are the blocks of every stage, partitioned or not, of backbones that list
+    their stages in ``res_layers`` (mmdet's ResNets and ``PreActResNet``), and those of
+    any other :class:`PartitionedStage`. All else stays as it is: stem, neck, head, loss,
+    optimizer. So does whatever runs without gradients, that is, validation and the
+    recalibration of BatchNorm.
+
+    The blocks of a stage behind its first are alike and share their graphs: one
+    for the scaled residual branches of the whole model, if that is trained (a warm-up,
+    local SGD), and one for sub-ResNets. The first block of a stage needs one. Another
+    shape of the input, such as a smaller last batch, adds one to each, for any shape
+    thereafter. Dropping and regaining blocks adds none: parameters are inputs of a
+    graph, not part of it.
+
+    Names of parameters do not change, nor what is saved, copied or pickled: such a
+    copy is not compiled.
+
+    Args:
+        model (nn.Module): The model, or its wrapper, as the Runner holds it. The
+            ``train_step`` that mmengine has compiled, but not yet run, is set back.
+        compile_cfg (bool or dict, optional): True, or arguments of ``torch.compile``;
+            None or False: nothing is done. ``mode='reduce-overhead'`` makes little
+            sense: CUDA graphs are recorded again wherever parameters have moved.
+
+    Returns:
+        int: Number of blocks compiled.
+    """
+    if compile_cfg is None or compile_cfg is False:
+        return 0
+    arguments = {} if compile_cfg is True else dict(compile_cfg)
+    model.__dict__.pop('train_step', None)  # Runner._maybe_compile has set it on the instance
+    num_blocks = 0
+    for name, stage in _stages(model):
+        first, *others = stage.children()
+        for kind, blocks in (('first', [first]), ('other', others)):
+            compiled = torch.compile(_entry(f'{kind}_block_of_{name.replace(".", "_")}'), **arguments)
+            for block in blocks:
+                if not isinstance(block._compiled_call_impl, _TrainingCall):  # of an earlier call
+                    block._compiled_call_impl = _TrainingCall(block, compiled)
+            num_blocks += len(blocks)
+    if num_blocks:
+        message = f'compile: {num_blocks} residual blocks are compiled one by one, the rest of the model is not'
+    else:
+        message = 'compile: the model has no stages of residual blocks, so nothing of it is compiled'
+    print_log(message, logger='current')
+    return num_blocks
+
+
+class _TrainingCall:
+    """Calls a block, compiled if gradients are wanted.
+
+    Recalibration makes BatchNorm's factor depend on the count of batches, which would
+    be a graph for each, and evaluation has shapes of its own.
+    """
+
+    def __init__(self, block: nn.Module, compiled: Callable) -> None:
+        self.block = block
+        self.compiled = compiled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return self.compiled(self.block, *args, **kwargs)
+        return self.block._call_impl(*args, **kwargs)
+
+
+def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The stages of residual blocks, each with its name, none of them empty."""
+    modules = dict(model.named_modules())
+    listed = {
+        f'{name}.{stage}'.removeprefix('.')
+        for name, module in modules.items()
+        for stage in getattr(module, 'res_layers', ())
+        if isinstance(stage, str)
+    }
+    for name, module in modules.items():
+        if (name in listed or isinstance(module, PartitionedStage)) and any(module.children()):
+            yield name, module
+
+
+def _entry(name: str) -> Callable:
+    """A function that calls a block, with a code object of its own.
+
+    Torch keeps graphs by code object. ``nn.Module.compile`` would leave all blocks of the
+    model one and the same: they would share the limit of recompilations, widths of
+    different stages would be taken for one dynamic size, and, as torch does not guard
+    on the absence of hooks, the first block of a stage could lend its graph without the
+    activation scale to the others.
+    """
+
+    def call(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return block._call_impl(*args, **kwargs)
+
+    return FunctionType(call.__code__.replace(co_name=name, co_qualname=name), call.__globals__, name)

@@ -186,10 +186,9 @@ class Transport:
         for block, messages_of_others in of_block.items():
             holders = plan.old.holders(block)
             shares = plan.old.shares(holders)
-            for payload, messages in zip(
-                payloads.block(block), zip(*messages_of_others, strict=True), strict=True
-            ):
-                _stage_mean(payload, messages, holders, self.rank, shares)
+            of_payloads = zip(*messages_of_others, strict=True)
+            for payload, of_payload in zip(payloads.block(block), of_payloads, strict=True):
+                _stage_mean(payload, of_payload, holders, self.rank, shares)
         return buffers + self._message_bytes(sends, receives, payloads)
 
     def _message_bytes(self, sends: list[_Message], receives: list[_Message], payloads: Payloads) -> int:

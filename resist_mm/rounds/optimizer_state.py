@@ -100,7 +100,7 @@ class OptimizerState(TravellingState):
             of_workers = [None] * dist.get_world_size()
             dist.all_gather_object(of_workers, found)
         for i, optimizer in enumerate(self.optimizers):
-            kinds = {}
+            kinds: dict[str, StateKind] = {}
             for of_worker in of_workers:
                 if isinstance(of_worker[i], str):
                     raise ValueError(of_worker[i])

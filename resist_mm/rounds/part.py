@@ -94,7 +94,7 @@ class Parts:
         in_blocks = {p for part in self.blocks for p in _params_of(part)}
         norms_in_blocks = {norm for part in self.blocks for norm in part.norms}
         flats = flatten_by_dtype(p for p in model.parameters() if p.requires_grad and p not in in_blocks)
-        self.shared = [Part('the shared part', None, flat) for flat in flats or [None]]
+        self.shared = [Part('the shared part', None, flat) for flat in flats or (None,)]
         self.shared[0].norms = [norm for norm in norms if norm not in norms_in_blocks]
         self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
 

@@ -103,6 +103,7 @@ def _figure_6() -> Iterator[Training]:
     With eight workers an epoch has 49 iterations: a validation every ten cuts one round in ten.
     """
     base = 'cifar/preact-resnet101_resist_4xb128-160e_cifar10.py'
+    authors_weights = {'model.backbone.init': 'torch'}
     steps = {
         'all-blocks': {**_post_activation(EVERY_STAGE, True), **_hook(activation_scale=1)},
         'share-strided': {**_post_activation(EVERY_STAGE, False), **_hook(activation_scale=1)},

@@ -113,7 +113,7 @@ def _figure_6() -> Iterator[Training]:
     blocks = _blocks(3, 4, 23, 3)
     for step, options in steps.items():
         name = f'resnet101_resist-{step}_2xb128-80e_cifar10'
-        yield Training(name, base, 2, {**options, **blocks, **TWO_WORKERS})
+        yield Training(name, base, 2, {**options, **authors_weights, **blocks, **TWO_WORKERS})
     for step, least in (('no-min-depth', 0), ('min-depth', 4)):
         options = {**_hook(min_blocks=least), 'train_cfg.val_interval': 10}
         yield Training(f'preact-resnet101_resist-{step}_8xb128-160e_cifar10', base, 8, options)

@@ -1,4 +1,4 @@
-"""Codecs and protocols from configs: those of this package, and whatever else is registered."""
+"""Codecs from configs: those of this package, and whatever else is registered."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Any
 from mmengine.registry import Registry
 
 from .exchange.codec import BF16, Codec, Quantize, TopK
-from .registry import CODECS, PROTOCOLS
-from .rounds.protocols import LocalSGD, ResIST, RoundProtocol
+from .registry import CODECS
 
-__all__ = ['build_codec', 'build_protocol']
+__all__ = ['build_codec', 'build_from']
 
 CODECS.register_module('bf16', module=BF16)
 CODECS.register_module('quantize', module=Quantize)
 CODECS.register_module('topk', module=TopK)
-PROTOCOLS.register_module(module=ResIST)
-PROTOCOLS.register_module(module=LocalSGD)
 
 
 def build_codec(cfg: dict | Codec | None) -> Codec | None:
@@ -28,22 +25,11 @@ def build_codec(cfg: dict | Codec | None) -> Codec | None:
         ValueError: If the type is not known or an argument is out of range.
         TypeError: If an argument is not known.
     """
-    return cfg if cfg is None or isinstance(cfg, Codec) else _build(CODECS, 'codec', cfg)
+    return cfg if cfg is None or isinstance(cfg, Codec) else build_from(CODECS, 'codec', cfg)
 
 
-def build_protocol(cfg: dict | RoundProtocol) -> RoundProtocol:
-    """Build a protocol from a config such as ``dict(type='ResIST', min_blocks=5)``.
-
-    Another one is registered with ``@resist_mm.registry.PROTOCOLS.register_module()``.
-
-    Raises:
-        ValueError: If the type is not known or an argument is out of range.
-        TypeError: If an argument is not known.
-    """
-    return cfg if isinstance(cfg, RoundProtocol) else _build(PROTOCOLS, 'protocol', cfg)
-
-
-def _build(registry: Registry, key: str, cfg: Any) -> Any:
+def build_from(registry: Registry, key: str, cfg: Any) -> Any:
+    """Build what a config names from a registry; ``key`` is the config's key, for errors."""
     arguments: dict[str, Any] = dict(cfg) if isinstance(cfg, dict) else {}
     name = arguments.pop('type', None)
     built = registry.get(name) if isinstance(name, str) else None

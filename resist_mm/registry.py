@@ -27,4 +27,4 @@ DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['resist_mm.evaluation'])
 FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['resist_mm.datasets'])
 CODECS = Registry('codec', scope=SCOPE, locations=['resist_mm.builders'])
-PROTOCOLS = Registry('protocol', scope=SCOPE, locations=['resist_mm.builders'])
+PROTOCOLS = Registry('protocol', scope=SCOPE, locations=['resist_mm.hooks.protocols'])

@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
-from resist_mm.builders import build_codec, build_protocol
+from resist_mm.builders import build_codec
 from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.models.wrappers import not_distributed
 from resist_mm.registry import HOOKS
@@ -22,6 +22,7 @@ from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
 from .checks import check_can_recalibrate, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
+from .protocols import build_protocol
 from .round_log import RoundLog, now, warn_of_cuts
 
 __all__ = ['RoundHook']

@@ -138,17 +138,19 @@ class Engine:
         travelling = self.protocol.travelling(self.states, self.round, whole)
         for state in travelling:
             state.prepare()
-        with self.guard.all_or_none('preparing the exchange'):
-            next_assignment = self._everything if whole else self.protocol.assign(self.round + 1)
-            plan = ExchangePlan.between(self.assignment, next_assignment)
-            staged = self._stage(plan, travelling, exact=whole)
+        staged = None
         try:
+            with self.guard.all_or_none('preparing the exchange'):
+                next_assignment = self._everything if whole else self.protocol.assign(self.round + 1)
+                plan = ExchangePlan.between(self.assignment, next_assignment)
+                staged = self._stage(plan, travelling, exact=whole)
             traffic = self.transport.run(plan, staged, self._on_mean_of_block)
             with self.guard.all_or_none('completing the exchange'):
                 self._on_means(staged.averaged_parts())
                 staged.get_ready()
         except BaseException:
-            staged.roll_back()
+            if staged is not None:
+                staged.roll_back()
             self.protocol.roll_back()
             raise
         traffic.buffers += staged.nbytes + sum(part.extra_bytes for part in self.parts.all)

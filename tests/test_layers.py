@@ -1,0 +1,46 @@
+"""Who may import whom, read from the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'resist_mm'
+# of a folder: what it may import of this package beside itself, and whether it may import mmengine
+LAYERS: dict[str, tuple[set[str], bool]] = {
+    'partition': (set(), False),
+    'exchange': ({'partition'}, False),
+    'models': ({'registry', 'datasets'}, True),
+    'rounds': ({'partition', 'exchange', 'models'}, False),
+    'hooks': ({'rounds', 'exchange', 'models', 'registry', 'builders'}, True),
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, in full."""
+    package = ['resist_mm', *path.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            found.add('.'.join([*base, *([node.module] if node.module else [])]))
+    return found
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_layer(layer: str):
+    allowed, mmengine = LAYERS[layer]
+    files = list((PACKAGE / layer).rglob('*.py'))
+    assert files
+    for path in files:
+        for name in imports_of(path):
+            top, _, rest = name.partition('.')
+            if top == 'resist_mm':
+                assert rest.split('.')[0] in {layer, *allowed}, f'{path} imports {name}'
+            if top in ('mmengine', 'mmcv', 'mmdet'):
+                assert mmengine, f'{path} imports {name}'
+            assert name != 'mmengine.runner' or layer == 'hooks', f'{path} knows the Runner'

@@ -103,7 +103,7 @@ def _read_log(path: Path, run: RunSummary) -> None:
         run.workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
     tested = path.with_suffix('.json')
     if tested.is_file():
-        run.metrics = json.loads(tested.read_text())
+        run.metrics = _first_record(tested)
     trained, steps = _read_scalars(path.parent / 'vis_data/scalars.json', run)
     rounds_before, resumed = [], False
     for line in text.splitlines():
@@ -126,7 +126,7 @@ def read_test(work_dir: Path) -> dict[str, float]:
     """The metrics of the last test in a work dir; empty if there was none."""
     tested = sorted(log.with_suffix('.json') for log in work_dir.glob('*/*.log'))
     tested = [path for path in tested if path.is_file()]
-    return json.loads(tested[-1].read_text()) if tested else {}
+    return _first_record(tested[-1]) if tested else {}
 
 
 def _read_scalars(path: Path, run: RunSummary) -> tuple[bool, list[int]]:
@@ -141,3 +141,8 @@ def _read_scalars(path: Path, run: RunSummary) -> tuple[bool, list[int]]:
             run.validations[scalars['step']] = scalars
             steps.append(scalars['step'])
     return trained, steps
+
+
+def _first_record(path: Path) -> dict:
+    # mmengine's LoggerHook lets every worker write this file: behind a record may stand the end of a longer one
+    return json.JSONDecoder().raw_decode(path.read_text())[0]

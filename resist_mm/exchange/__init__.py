@@ -3,7 +3,8 @@
 from .codec import Codec
 from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
-from .transport import Payloads, Traffic, Transport
+from .traffic import Payloads, Traffic
+from .transport import Transport
 from .wire import all_reduce_bytes
 
 __all__ = [

@@ -3,66 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .mean import stage_mean
 from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
 from .sharded_average import ShardedAverage
+from .traffic import Payloads, Traffic
 from .wire import WireBytes, all_reduce_bytes
 
-__all__ = ['Payloads', 'Traffic', 'Transport']
+__all__ = ['Transport']
 
 _Message = tuple[Transfer, list[Tensor]]
 ALIGNMENT = 16  # bytes
-
-
-class Payloads(Protocol):
-    """Where the transport finds what an exchange moves; results go to the payloads' ``staged``.
-
-    Lists of a block are alike on all workers, but for values.
-    """
-
-    def shared(self) -> Sequence[Payload]:
-        """What every worker holds."""
-
-    def block(self, block: int) -> Sequence[Payload]:
-        """A block; with its value if this worker sends or aggregates it."""
-
-    def gathered_bytes(self) -> Sequence[int]:
-        """Size of every block's messages to the aggregating worker, held or not."""
-
-    def delivered_bytes(self) -> Sequence[int]:
-        """Size of every block's messages to the new holders, held or not."""
-
-
-@dataclass
-class Traffic:
-    """Bytes that moved.
-
-    Attributes:
-        sent: Bytes that this worker sent; of an all-reduce, its part of the ring's.
-        received: Bytes that this worker received.
-        total: Bytes that all workers together sent, worked out without a message.
-        buffers: Most bytes that this worker needed at a time for messages, beyond the values that it has
-            and those that are staged.
-    """
-
-    sent: float = 0.0
-    received: float = 0.0
-    total: float = 0.0
-    buffers: int = 0
-
-    def __iadd__(self, other: Traffic) -> Traffic:
-        self.sent += other.sent
-        self.received += other.received
-        self.total += other.total
-        self.buffers = max(self.buffers, other.buffers)
-        return self
 
 
 class Transport:
@@ -188,7 +145,7 @@ class Transport:
             shares = plan.old.shares(holders)
             of_payloads = zip(*messages_of_others, strict=True)
             for payload, of_payload in zip(payloads.block(block), of_payloads, strict=True):
-                _stage_mean(payload, of_payload, holders, self.rank, shares)
+                stage_mean(payload, of_payload, holders, self.rank, shares)
         return buffers + self._message_bytes(sends, receives, payloads)
 
     def _message_bytes(self, sends: list[_Message], receives: list[_Message], payloads: Payloads) -> int:
@@ -359,34 +316,6 @@ def _delivery_room(payload: Payload) -> Tensor:
 
 def _decode(payload: Payload, form: Form, message: Tensor) -> None:
     form.decode(message, payload.make_room())
-
-
-def _stage_mean(
-    payload: Payload, messages: Sequence[Tensor], holders: Sequence[int], rank: int, shares: Sequence[float] | None
-) -> None:
-    """Stage the mean of a payload's value and of what the other holders sent, in fp32 at least."""
-    value, room = _value(payload), payload.make_room()
-    share_of = None if shares is None else dict(zip(holders, shares, strict=True))
-    others = [holder for holder in holders if holder != rank]
-    precise = torch.promote_types(payload.dtype, torch.float32)
-    # without a codec the first message is in the room already, and the sum can grow there
-    in_place = share_of is None and precise == payload.dtype and payload.gathered.codec is None
-    total = room if in_place else value.to(precise, copy=True)
-    if share_of is not None:
-        total *= share_of[rank]
-    for i, (holder, message) in enumerate(zip(others, messages, strict=True)):
-        if in_place:
-            total += value if i == 0 else message
-            continue
-        decoded = message
-        if payload.gathered.codec is not None:
-            decoded = torch.empty_like(value)
-            payload.gathered.decode(message, decoded)
-        total += decoded if share_of is None else decoded * share_of[holder]
-    if share_of is None:
-        total /= len(holders)
-    if total is not room:
-        room.copy_(total)
 
 
 def _tag(transfer: Transfer, index: int) -> int:

@@ -15,7 +15,15 @@ __all__ = ['CODECS', 'DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'MOD
 
 SCOPE = 'resist_mm'
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['resist_mm.models'])
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope=SCOPE,
+    locations=[
+        f'resist_mm.models.{name}'
+        for name in ('backbones', 'classifiers', 'dense_heads', 'detectors', 'partitioned')
+    ],
+)
 MODEL_WRAPPERS = Registry(
     'model_wrapper',
     parent=MMENGINE_MODEL_WRAPPERS,

@@ -1,14 +1,57 @@
-"""What is trained: backbones with a partitioned stage, and models around them."""
+"""What is trained: partitioned chains of blocks, backbones, and models around them.
 
-from importlib.util import find_spec
+Nothing is imported until it is needed, so that the partition of a plain PyTorch model needs none of OpenMMLab's
+packages.
+"""
 
-from .backbones import *  # noqa: F403
-from .classifiers import *  # noqa: F403
-from .partitioned_stage import PartitionedStage, partitioned_stages
-from .wrappers import LocalModel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-if find_spec('mmdet') is not None:  # classification runs without mmdet
-    from .dense_heads import *  # noqa: F403
-    from .detectors import *  # noqa: F403
+if TYPE_CHECKING:
+    from .backbones import CIFARResNet, PartitionableResNet, PreActBasicBlock, PreActBottleneck, PreActResNet
+    from .classifiers import BatchPreprocessor, EnsembleClassifier, ImageClassifier
+    from .dense_heads import YOLOV2Head
+    from .detectors import YOLOV2
+    from .partition import PartitionedStage, partitioned_stages
+    from .partitioned import Partitioned
+    from .wrappers import LocalModel
 
-__all__ = ['LocalModel', 'PartitionedStage', 'partitioned_stages']
+_MODULE_OF = dict(
+    BatchPreprocessor='classifiers',
+    CIFARResNet='backbones',
+    EnsembleClassifier='classifiers',
+    ImageClassifier='classifiers',
+    LocalModel='wrappers',
+    PartitionableResNet='backbones',
+    Partitioned='partitioned',
+    PartitionedStage='partition',
+    PreActBasicBlock='backbones',
+    PreActBottleneck='backbones',
+    PreActResNet='backbones',
+    YOLOV2='detectors',
+    YOLOV2Head='dense_heads',
+    partitioned_stages='partition',
+)
+
+__all__ = [
+    'YOLOV2',
+    'BatchPreprocessor',
+    'CIFARResNet',
+    'EnsembleClassifier',
+    'ImageClassifier',
+    'LocalModel',
+    'PartitionableResNet',
+    'Partitioned',
+    'PartitionedStage',
+    'PreActBasicBlock',
+    'PreActBottleneck',
+    'PreActResNet',
+    'YOLOV2Head',
+    'partitioned_stages',
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(f'{__name__}.{_MODULE_OF[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

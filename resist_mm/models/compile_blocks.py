@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from .partitioned_stage import PartitionedStage
+from .partition import gate_of, partitioned_stages
 
 __all__ = ['compile_blocks']
 
@@ -25,7 +26,7 @@ def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
 
     Compiled are the blocks of every stage, partitioned or not, of backbones that list
     their stages in ``res_layers`` (mmdet's ResNets and ``PreActResNet``), and those of
-    any other :class:`PartitionedStage`. All else stays as it is: stem, neck, head, loss,
+    any other partitioned chain. All else stays as it is: stem, neck, head, loss,
     optimizer. So does whatever runs without gradients, that is, validation and the
     recalibration of BatchNorm.
 
@@ -55,13 +56,20 @@ def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
     model.__dict__.pop('train_step', None)  # Runner._maybe_compile has set it on the instance
     num_blocks = 0
     for name, stage in _stages(model):
-        first, *others = stage.children()
-        for kind, blocks in (('first', [first]), ('other', others)):
-            compiled = torch.compile(_entry(f'{kind}_block_of_{name.replace(".", "_")}'), **arguments)
-            for block in blocks:
-                if not isinstance(block._compiled_call_impl, _TrainingCall):  # of an earlier call
-                    block._compiled_call_impl = _TrainingCall(block, compiled)
-            num_blocks += len(blocks)
+        entries: dict[str, Callable] = {}
+        for place, block in enumerate(stage.children()):
+            gate = gate_of(block)
+            kind = ('first' if place == 0 else 'other') + ('' if gate is None else '_partitioned')
+            run = _call if gate is None else _forward
+            if kind not in entries:
+                entry = _entry(run, f'{kind}_block_of_{name.replace(".", "_")}')
+                entries[kind] = torch.compile(entry, **arguments)
+            call = _TrainingCall(run, entries[kind])
+            if gate is None and block._compiled_call_impl is None:
+                block._compiled_call_impl = partial(call, block)
+            elif gate is not None and gate.compiled is None:  # behind the gate: whether it runs is decided outside
+                gate.compiled = call
+            num_blocks += 1
     if num_blocks:
         message = f'compile: {num_blocks} residual blocks are compiled one by one, the rest of the model is not'
     else:
@@ -77,14 +85,20 @@ class _TrainingCall:
     be a graph for each, and evaluation has shapes of its own.
     """
 
-    def __init__(self, block: nn.Module, compiled: Callable) -> None:
-        self.block = block
-        self.compiled = compiled
+    def __init__(self, run: Callable, compiled: Callable) -> None:
+        self.run, self.compiled = run, compiled
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            return self.compiled(self.block, *args, **kwargs)
-        return self.block._call_impl(*args, **kwargs)
+    def __call__(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run = self.compiled if torch.is_grad_enabled() else self.run
+        return run(block, *args, **kwargs)
+
+
+def _call(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return block._call_impl(*args, **kwargs)
+
+
+def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return type(block).forward(block, *args, **kwargs)
 
 
 def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -96,13 +110,14 @@ def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for stage in getattr(module, 'res_layers', ())
         if isinstance(stage, str)
     }
+    partitioned = partitioned_stages(model)
     for name, module in modules.items():
-        if (name in listed or isinstance(module, PartitionedStage)) and any(module.children()):
+        if (name in listed or name in partitioned) and any(module.children()):
             yield name, module
 
 
-def _entry(name: str) -> Callable:
-    """A function that calls a block, with a code object of its own.
+def _entry(run: Callable, name: str) -> Callable:
+    """A function that runs a block as ``run`` does, with a code object of its own.
 
     Torch keeps graphs by code object. ``nn.Module.compile`` would leave all blocks of the
     model one and the same: they would share the limit of recompilations, widths of
@@ -110,8 +125,4 @@ def _entry(name: str) -> Callable:
     on the absence of hooks, the first block of a stage could lend its graph without the
     activation scale to the others.
     """
-
-    def call(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return block._call_impl(*args, **kwargs)
-
-    return FunctionType(call.__code__.replace(co_name=name, co_qualname=name), call.__globals__, name)
+    return FunctionType(run.__code__.replace(co_name=name, co_qualname=name), run.__globals__, name)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
-from resist_mm.models.partitioned_stage import PartitionedStage, partitioned_stages
+from resist_mm.models.partition import PartitionedStage, partitioned_stages
 
 __all__ = ['Part', 'Parts', 'running_norms', 'statistics_of']
 

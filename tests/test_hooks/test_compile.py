@@ -34,7 +34,7 @@ class Watcher(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.losses.append(float(outputs['loss']))
-        self.depths.append(len(runner.model.module.backbone.layer3.held))
+        self.depths.append(len(runner.model.module.backbone.layer3.partitioned_stage.held))
         self.graphs.append(counters['stats']['unique_graphs'])
 
 

@@ -31,8 +31,8 @@ class Watcher(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         backbone = runner.model.module.backbone
-        self.depths.append(len(backbone.layer3.held))
-        self.scaled.append(backbone.layer3.is_whole)
+        self.depths.append(len(backbone.layer3.partitioned_stage.held))
+        self.scaled.append(backbone.layer3.partitioned_stage.is_whole)
         self.means.append(backbone.layer1[0].norm1.running_mean.clone())
 
 

@@ -183,7 +183,7 @@ def test_outputs_of_a_preactivation_resnet(block, stem, final_norm):
     assert any(name.startswith('final_norm') for name in state) is final_norm
     assert_same(model(images().double()), preact_forward(state, images().double(), stem))
 
-    model.layer3.hold([0, 2])
+    model.layer3.partitioned_stage.hold([0, 2])
     assert_same(model(images().double()), preact_forward(state, images().double(), stem, dropped=[(3, 2)]))
 
 
@@ -195,8 +195,8 @@ def test_several_stages_and_their_first_blocks_can_be_partitioned():
     assert [stage.num_partitioned for stage in partitioned_stages(model).values()] == [2, 4]
     assert_same(model(images().double()), preact_forward(state, images().double(), 'cifar'))
 
-    model.layer2.hold([1])
-    model.layer3.hold([0, 3])
+    model.layer2.partitioned_stage.hold([1])
+    model.layer3.partitioned_stage.hold([0, 3])
     dropped = [(2, 0), (3, 1), (3, 2)]
     assert_same(model(images().double()), preact_forward(state, images().double(), 'cifar', dropped))
 
@@ -245,8 +245,8 @@ def test_the_networks_of_the_paper_have_the_parameters_of_the_paper(arguments, e
         model = PreActResNet(**arguments, stem='cifar', final_norm=False)
         head = nn.Linear(model.feat_dim, 100)
     assert sum(p.numel() for module in (model, head) for p in module.parameters()) == expected
-    for number in range(model.layer3.num_partitioned):
-        assert sum(p.numel() for p in model.layer3.block_parameters(number)) == 1_180_672
+    for number in range(model.layer3.partitioned_stage.num_partitioned):
+        assert sum(p.numel() for p in model.layer3.partitioned_stage.block_parameters(number)) == 1_180_672
 
 
 @pytest.mark.parametrize(
@@ -279,14 +279,14 @@ def resident_bytes(model):
 
 def test_resident_parameters_are_exactly_those_of_the_sub_resnet(make):
     model = make()
-    blocks = model.layer3.partitioned_blocks
+    blocks = model.layer3.partitioned_stage.partitioned_blocks
     one = sum(p.numel() for p in blocks[0].parameters())
     shared = sum(p.numel() for p in model.parameters()) - len(blocks) * one
     model(images())[-1].sum().backward()
     objects = list(model.parameters())
 
     for held in ([0, 2], [2], []):
-        model.layer3.hold(held)
+        model.layer3.partitioned_stage.hold(held)
         assert resident_bytes(model) == 4 * (shared + len(held) * one)
         for number, block in enumerate(blocks):
             if number not in held:
@@ -304,7 +304,7 @@ def test_a_sub_resnet_computes_and_learns_as_the_shallower_network_would():
 
     state = {n: v for n, v in model.state_dict().items() if not n.startswith(('layer3.2', 'layer3.scale'))}
     shallow.load_state_dict({of_shallow(name): value for name, value in state.items()})
-    model.layer3.hold([0, 2])
+    model.layer3.partitioned_stage.hold([0, 2])
     for network in (model.train(), shallow.train()):
         network(images())[-1].square().mean().backward()
 
@@ -332,7 +332,7 @@ def test_checkpointing_activations_changes_no_gradient(make, held):
 
         model = set_scale(randomised(make(with_cp=with_cp)), 0.5)
         if held is not None:
-            model.layer3.hold(held)
+            model.layer3.partitioned_stage.hold(held)
         model.layer3[3].conv1.register_forward_hook(count)
         model.train()
         model(images().requires_grad_())[-1].square().mean().backward()
@@ -461,7 +461,7 @@ def test_builds_from_any_config(name):
 def test_under_autocast_the_scale_keeps_bf16(make, held):
     model = set_scale(randomised(make()), 0.25)
     if held is not None:
-        model.layer3.hold(held)
+        model.layer3.partitioned_stage.hold(held)
     dtypes = []
 
     def note(module, args):
@@ -482,7 +482,7 @@ def test_under_autocast_the_scale_keeps_bf16(make, held):
 
 def test_a_model_cast_to_bf16_keeps_bf16(make):
     model = set_scale(randomised(make()), 0.25).bfloat16()
-    model.layer3.flat_block(0)
+    model.layer3.partitioned_stage.flat_block(0)
     assert model.layer3.scale.dtype == torch.bfloat16
     assert all(out.dtype == torch.bfloat16 for out in model(images().bfloat16()))
 
@@ -499,7 +499,7 @@ def saved_and_loaded(model):
 def test_a_model_can_be_copied_and_saved_whole(make, duplicate, held):
     model = set_scale(randomised(make()), 0.5)
     if held is not None:
-        model.layer3.hold(held)
+        model.layer3.partitioned_stage.hold(held)
     expected = model(images())
     other = duplicate(model)
     assert_same(other(images()), expected)
@@ -562,7 +562,7 @@ def test_one_stage_may_be_given_without_a_list(make):
 def test_a_frozen_partitioned_stage_is_an_error_that_says_so(make):
     model = make(frozen_stages=3)
     with pytest.raises(ValueError, match=r'no trainable parameters: .*frozen_stages'):
-        model.layer3.hold([])
+        model.layer3.partitioned_stage.hold([])
 
 
 def test_the_cifar_resnet_does_not_start_with_empty_residual_branches():

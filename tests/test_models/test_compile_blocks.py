@@ -9,14 +9,13 @@ from mmdet.models.backbones.resnet import BasicBlock
 from torch import nn
 from torch._dynamo.utils import counters
 
-from resist_mm.models import PartitionableResNet, PartitionedStage
+from resist_mm.models import PartitionableResNet
 from resist_mm.models.backbones import PreActBasicBlock, PreActResNet
-from resist_mm.models.backbones.partitionable_resnet import MMDET_ANATOMY
-from resist_mm.models.backbones.preact_blocks import PREACT_ANATOMY
 from resist_mm.models.compile_blocks import compile_blocks
+from resist_mm.models.partition import PartitionedStage
 
 EAGER = dict(backend='eager')
-BLOCKS = {'preact': (PreActBasicBlock, PREACT_ANATOMY), 'mmdet': (BasicBlock, MMDET_ANATOMY)}
+BLOCKS = {'preact': PreActBasicBlock, 'mmdet': BasicBlock}
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +34,9 @@ def graphs():
 def stage_and_copy(kind='preact', scale=0.25):
     """Blocks of one shape, so that the first could lend its graphs to the others."""
     torch.manual_seed(0)
-    block, anatomy = BLOCKS[kind]
-    stages = [PartitionedStage([block(4, 4) for _ in range(6)], anatomy) for _ in range(2)]
+    stages = [nn.Sequential(*(BLOCKS[kind](4, 4) for _ in range(6))) for _ in range(2)]
+    for stage in stages:
+        PartitionedStage(stage)
     stages[0].load_state_dict(stages[1].state_dict())
     for stage in stages:
         stage.scale.fill_(scale)
@@ -64,14 +64,14 @@ def check_same(compiled, plain, batch=2):
 def drop_and_regain(compiled, plain, held):
     """A round with the blocks ``held``, then the whole stage with new values in new storage."""
     for stage in (compiled, plain):
-        stage.hold(held)
+        stage.partitioned_stage.hold(held)
     check_same(compiled, plain)
     for number in set(range(5)) - set(held):
-        values = torch.randn(compiled.flat_block(number).numel) / 10
+        values = torch.randn(compiled.partitioned_stage.flat_block(number).numel) / 10
         for stage in (compiled, plain):
-            stage.regain(number).copy_(values)
+            stage.partitioned_stage.regain(number).copy_(values)
     for stage in (compiled, plain):
-        stage.make_whole()
+        stage.partitioned_stage.make_whole()
 
 
 @pytest.mark.parametrize('kind', BLOCKS)

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from ...launch import ROUND_HOOKS
-from ...models import PartitionedStage, partitioned_stages
+from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
 
 __all__ = ['ConfigRun', 'network_size', 'read_config']
@@ -129,7 +129,7 @@ def _activations(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int,
     handles = [
         block.register_forward_hook(note)
         for stage in stages
-        for block in (stage if isinstance(stage, nn.Sequential | PartitionedStage) else [])
+        for block in (stage if isinstance(stage, nn.Sequential) else [])
     ]
     if not handles:
         return ()

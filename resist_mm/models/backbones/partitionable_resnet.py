@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
-from torch import Tensor, nn
+from mmdet.models.backbones.resnet import ResNet
 
 from resist_mm.registry import MODELS
 
-from ..partitioned_stage import BlockAnatomy, partition_stages_of
+from .stages import partition_stages_of
 
 __all__ = ['PartitionableResNet']
 
@@ -53,24 +51,4 @@ class PartitionableResNet(ResNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        partition_stages_of(self, self.res_layers, partition_stages, MMDET_ANATOMY, partition_first)
-
-
-def _residual_end(block: BasicBlock | Bottleneck) -> nn.Module:
-    if isinstance(block, BasicBlock):
-        return block.norm2
-    if block.with_plugins and block.after_conv3_plugin_names:
-        return getattr(block, block.after_conv3_plugin_names[-1])
-    return block.norm3
-
-
-def _shared(block: BasicBlock | Bottleneck) -> list[nn.Module]:
-    return [] if block.downsample is None else [block.downsample]
-
-
-def _skip(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
-    # x comes out of a ReLU, so an identity block needs none
-    return x if block.downsample is None else F.relu(block.downsample(x))
-
-
-MMDET_ANATOMY = BlockAnatomy(_residual_end, _shared, _skip)
+        partition_stages_of(self, partition_stages, partition_first)

@@ -14,9 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..partitioned_stage import BlockAnatomy
-
-__all__ = ['PREACT_ANATOMY', 'PreActBasicBlock', 'PreActBottleneck']
+__all__ = ['PreActBasicBlock', 'PreActBlock', 'PreActBottleneck']
 
 
 class _Conv(NamedTuple):
@@ -27,7 +25,7 @@ class _Conv(NamedTuple):
     dilation: int = 1
 
 
-class _PreActBlock(BaseModule):
+class PreActBlock(BaseModule):
     """Norm, ReLU, convolution in sequence, added to the shortcut.
 
     The shortcut of a block that changes the shape is a 1x1 convolution of the
@@ -93,8 +91,8 @@ class _PreActBlock(BaseModule):
         return shortcut + out
 
 
-class PreActBasicBlock(_PreActBlock):
-    """Two 3x3 convolutions, each behind norm and ReLU; arguments as of :class:`_PreActBlock`."""
+class PreActBasicBlock(PreActBlock):
+    """Two 3x3 convolutions, each behind norm and ReLU; arguments as of :class:`PreActBlock`."""
 
     expansion = 1
 
@@ -106,8 +104,8 @@ class PreActBasicBlock(_PreActBlock):
         ]
 
 
-class PreActBottleneck(_PreActBlock):
-    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as of :class:`_PreActBlock`."""
+class PreActBottleneck(PreActBlock):
+    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as of :class:`PreActBlock`."""
 
     expansion = 4
 
@@ -131,19 +129,3 @@ def _build_conv(conv: _Conv, conv_cfg: dict | None) -> nn.Module:
         dilation=conv.dilation,
         bias=False,
     )
-
-
-def _residual_end(block: _PreActBlock) -> nn.Module:
-    return getattr(block, f'conv{block.num_convs}')
-
-
-def _shared(block: _PreActBlock) -> list[nn.Module]:
-    # a projection works on the pre-activated input, so it needs the first norm too
-    return [] if block.downsample is None else [block.norm1, block.downsample]
-
-
-def _skip(block: _PreActBlock, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(block.preactivate(x))
-
-
-PREACT_ANATOMY = BlockAnatomy(_residual_end, _shared, _skip)

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resist_mm.registry import MODELS
 
-from ..partitioned_stage import partition_stages_of
-from .preact_blocks import PREACT_ANATOMY, PreActBasicBlock, PreActBottleneck
+from .preact_blocks import PreActBasicBlock, PreActBottleneck
+from .stages import partition_stages_of
 from .weight_init import INIT_CFGS, check_init
 
 __all__ = ['PreActResNet']
@@ -143,7 +143,7 @@ class PreActResNet(BaseModule):
             if final_norm and i in self.out_indices:
                 self.add_module(f'final_norm{i + 1}', build_norm_layer(self.norm_cfg, channels)[1])
         self.feat_dim = channels
-        partition_stages_of(self, self.res_layers, partition_stages, PREACT_ANATOMY, partition_first)
+        partition_stages_of(self, partition_stages, partition_first)
         self._freeze_stages()
 
     def _layout(

@@ -1,5 +1,10 @@
 """Detection heads."""
 
-from .yolov2_head import YOLOV2Head
+from importlib.util import find_spec
 
-__all__ = ['YOLOV2Head']
+__all__ = []
+
+if find_spec('mmdet') is not None:  # classification runs without mmdet
+    from .yolov2_head import YOLOV2Head
+
+    __all__ += ['YOLOV2Head']

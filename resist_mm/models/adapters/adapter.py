@@ -1,0 +1,88 @@
+"""What the partition has to know of a kind of residual block."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ['BlockAdapter', 'adapter_of', 'first_input', 'register_adapter']
+
+
+class BlockAdapter:
+    """Where the residual branches of a block end, what stays when they are dropped, and what is computed then.
+
+    A new kind of block needs a subclass, registered for the block's class::
+
+        @register_adapter('my_package.blocks.MyBlock')
+        class MyBlockAdapter(BlockAdapter):
+            def residual_ends(self, block):
+                return [block.last_norm]
+
+    A block of a class without an adapter is handled by this one, which needs to know nothing: the whole block
+    counts as a residual branch, ``x + (block(x) - x)``.
+    """
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """The modules whose outputs are added to a shortcut; the activation scale multiplies these.
+
+        If there are none, the difference between the output and the input of the block is scaled.
+        """
+        return []
+
+    def shared(self, block: Any) -> list[nn.Module]:
+        """The modules that stay on every worker when the block is dropped: those of a projection shortcut."""
+        return []
+
+    def skip(self, block: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output of the block without its residual branches; by default its first input."""
+        return first_input(block, args, kwargs)
+
+    def refusal(self, block: Any) -> str | None:
+        """Why this block cannot be partitioned; None: it can be."""
+        return None
+
+
+Adapter = TypeVar('Adapter', bound=type[BlockAdapter])
+_ADAPTERS: dict[str, BlockAdapter] = {}
+_GENERIC = BlockAdapter()
+
+
+def register_adapter(*block_classes: str | type[nn.Module]) -> Callable[[Adapter], Adapter]:
+    """Register a class of adapters for classes of blocks.
+
+    Args:
+        *block_classes (str or type): The classes, or their names with the module that defines them, such
+            as ``'torchvision.models.resnet.BasicBlock'``, which spares the import.
+    """
+
+    def register(adapter: Adapter) -> Adapter:
+        for block_class in block_classes:
+            _ADAPTERS[block_class if isinstance(block_class, str) else _name(block_class)] = adapter()
+        return adapter
+
+    return register
+
+
+def adapter_of(block: nn.Module) -> BlockAdapter:
+    """The adapter of a block: that of its class, or of the base class whose ``forward`` it inherits."""
+    for cls in type(block).__mro__:
+        if _name(cls) in _ADAPTERS:
+            return _ADAPTERS[_name(cls)]
+        if 'forward' in vars(cls):  # computes something else than its base classes
+            return _GENERIC
+    return _GENERIC
+
+
+def first_input(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """What a block is applied to: its first argument, whether by position or by name."""
+    if args:
+        return args[0]
+    parameters = list(inspect.signature(type(block).forward).parameters)
+    return kwargs[parameters[1]]  # parameter 0 is self
+
+
+def _name(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'

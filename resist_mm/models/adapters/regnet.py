@@ -1,0 +1,32 @@
+"""torchvision's and timm's RegNet; mmdet's is made of ResNeXt's blocks.
+
+Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, arXiv:2003.13678.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .adapter import BlockAdapter, register_adapter
+
+__all__ = ['TorchvisionRegNetAdapter']
+
+
+@register_adapter('torchvision.models.regnet.ResBottleneckBlock')
+class TorchvisionRegNetAdapter(BlockAdapter):
+    """The branch is one module, ``f``; ``proj`` is the projection shortcut."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """``f``."""
+        return [block.f]
+
+    def shared(self, block: Any) -> list[nn.Module]:
+        """``proj``, if there is one."""
+        return [] if block.proj is None else [block.proj]
+
+    def skip(self, block: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The shortcut; x comes out of the activation, so an identity needs none."""
+        (x,) = (*args, *kwargs.values())
+        return x if block.proj is None else block.activation(block.proj(x))

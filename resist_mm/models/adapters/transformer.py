@@ -1,0 +1,55 @@
+"""Transformer blocks with pre-normalisation: ViT, Swin. Attention and MLP are a residual branch each.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929; Liu et al., "Swin Transformer",
+ICCV 2021, arXiv:2103.14030. Blocks with post-normalisation (DETR's) are no sum of input and branch; they need
+no adapter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .adapter import BlockAdapter, register_adapter
+
+__all__ = ['DropPathAdapter', 'MMDetSwinAdapter', 'TorchvisionSwinAdapter', 'TorchvisionViTAdapter']
+
+
+@register_adapter('mmdet.models.backbones.swin.SwinBlock')
+class MMDetSwinAdapter(BlockAdapter):
+    """mmdet's Swin block: attention, and an FFN that adds the shortcut by itself."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """``attn``, and the last module of ``ffn`` before the addition."""
+        return [block.attn, block.ffn.dropout_layer]
+
+
+@register_adapter(
+    'torchvision.models.swin_transformer.SwinTransformerBlock',
+    'torchvision.models.swin_transformer.SwinTransformerBlockV2',
+)
+class TorchvisionSwinAdapter(BlockAdapter):
+    """torchvision's Swin blocks: both branches end at the one stochastic depth."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """``stochastic_depth``, called twice."""
+        return [block.stochastic_depth]
+
+
+@register_adapter('torchvision.models.vision_transformer.EncoderBlock')
+class TorchvisionViTAdapter(BlockAdapter):
+    """torchvision's ViT block."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """``dropout`` behind the attention, and ``mlp``."""
+        return [block.dropout, block.mlp]
+
+
+@register_adapter('timm.models.vision_transformer.Block', 'timm.models.swin_transformer.SwinTransformerBlock')
+class DropPathAdapter(BlockAdapter):
+    """timm's blocks: each branch ends at its stochastic depth."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """``drop_path1`` and ``drop_path2``, identities if the rate is 0."""
+        return [block.drop_path1, block.drop_path2]

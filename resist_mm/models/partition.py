@@ -1,0 +1,286 @@
+"""Chains of residual blocks that can drop and regain blocks, in place, in any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import adapter_of, first_input
+from .chain_path import ChainPath
+from .flat_parameters import FlatParameters
+
+__all__ = ['BlockGate', 'PartitionedStage', 'gate_of', 'partition', 'partitioned_stages']
+
+
+class BlockGate:
+    """Stands before a partitioned block's own ``forward``, and decides whether it is run.
+
+    Whatever calls the block, a container, a loop over a ModuleList, a method, with whatever arguments: it gets
+    the block's output, or that of its shortcut if the block is dropped.
+
+    Attributes:
+        present: Whether the block is there.
+        scaled: Whether its residual branches are multiplied by the activation scale.
+        compiled: What to call instead of the block's own ``forward``; copies do not have it.
+    """
+
+    # read where torch.compile traces, so plain bools: a set of blocks would be a graph for each of its values
+    present = True
+    scaled = True
+    compiled: Callable | None = None
+
+    def __init__(self, block: nn.Module, container: nn.Module, name: str) -> None:
+        self.block, self.container, self.name = block, container, name
+        self.adapter = adapter_of(block)
+        self._ends: list[nn.Module] = []
+        self._hook_ends()
+        self.generic = not self._ends
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the block, or its shortcut."""
+        if not self.present:
+            return self.adapter.skip(self.block, *args, **kwargs)
+        if self.scaled:
+            self._hook_ends()
+        run = type(self.block).forward if self.compiled is None else self.compiled
+        out = run(self.block, *args, **kwargs)
+        return self._blend(first_input(self.block, args, kwargs), out) if self.generic else out
+
+    @property
+    def scale(self) -> Tensor:
+        """The activation scale of the whole model, one number."""
+        return cast(Tensor, self.container.scale)
+
+    def _hook_ends(self) -> None:
+        # again at each call: fusing norms into convolutions, for one, puts other modules in their places
+        ends = self.adapter.residual_ends(self.block)
+        for end in ends:
+            if not any(end is known for known in self._ends):
+                end.register_forward_hook(self._scale)
+        self._ends = ends
+
+    def _scale(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return output * self.scale if self.scaled else None
+
+    def _blend(self, x: Any, out: Any) -> Tensor:
+        if not (isinstance(x, Tensor) and isinstance(out, Tensor) and x.shape == out.shape):
+            raise ValueError(
+                f'{self.name} ({type(self.block).__name__}) cannot be partitioned: it maps {_form(x)} to '
+                f'{_form(out)}, so that nothing could take its place where it is dropped. Choose a chain of '
+                'blocks that keep the shape, or leave this one out, as in stages=["backbone.layer3[1:]"]'
+            )
+        return x + self.scale * (out - x) if self.scaled else out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != 'compiled'}
+
+
+class PartitionedStage:
+    """A chain of residual blocks that are dealt out to workers (Sec. 2.2).
+
+    The blocks stay where they are in the model, and parameters keep their names. A dropped block is its
+    shortcut: it computes nothing and its residual branch has no storage, no gradient; its small BatchNorm
+    buffers stay. Parameters that do not require a gradient stay as well: they never change.
+
+    The stage is either the whole model's, then every block is there and the residual branches of the partitioned
+    blocks are multiplied by the buffer ``scale`` of the container (Sec. 2.6, "Scaling activations"), or a
+    sub-ResNet's, then the factor is 1. A new stage is whole and its ``scale`` 1: a plain one.
+
+    Args:
+        container (nn.Module): Holds the blocks as children; gets the buffer ``scale``.
+        first (int): Place of the first partitioned block among the children. The paper shares the first one of a
+            stage (Fig. 6). Defaults to 1.
+        stop (int, optional): Place behind the last one. Defaults to None: all that follow.
+        name (str): What to call the container in errors. Defaults to 'the stage'.
+
+    Raises:
+        ValueError: If no block is left to partition, one cannot be, or the container has a partitioned stage
+            already.
+    """
+
+    def __init__(
+        self, container: nn.Module, first: int = 1, stop: int | None = None, name: str = 'the stage'
+    ) -> None:
+        children = list(container.children())
+        blocks = children[first:stop]
+        if not blocks:
+            raise ValueError(
+                f'a partitioned stage needs at least {first + 1} blocks, got {len(children)}: '
+                'its first block is shared by all workers. Choose a deeper network or another stage'
+            )
+        if hasattr(container, 'scale') or hasattr(container, 'partitioned_stage'):
+            raise ValueError(f'{name} is partitioned already, or has an attribute `scale` of its own')
+        for place, block in enumerate(blocks, start=first):
+            if gate_of(block) is not None:
+                raise ValueError(f'{name}[{place}] is partitioned already, as part of another chain')
+            refusal = adapter_of(block).refusal(block)
+            if refusal is not None:
+                raise ValueError(f'{name}[{place}] ({type(block).__name__}) cannot be partitioned: {refusal}')
+        self.container = container
+        self.partitioned_blocks = blocks
+        self.name = name
+        container.register_buffer('scale', torch.ones(()))
+        container.register_load_state_dict_pre_hook(_plain_weights_are_not_scaled)
+        container.partitioned_stage = self  # type: ignore[assignment]
+        self.gates = [
+            BlockGate(block, container, f'{name}[{place}]') for place, block in enumerate(blocks, start=first)
+        ]
+        for gate in self.gates:
+            gate.block.forward = gate  # type: ignore[method-assign]
+        self._flats: dict[int, FlatParameters] = {}
+
+    @property
+    def scale(self) -> Tensor:
+        """The activation scale of the whole model, one number."""
+        return self.gates[0].scale
+
+    @property
+    def num_partitioned(self) -> int:
+        """Number of partitioned blocks."""
+        return len(self.partitioned_blocks)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the whole model's stage, not a sub-ResNet's."""
+        return self.gates[0].scaled
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The numbers of the partitioned blocks that are there."""
+        return frozenset(number for number, gate in enumerate(self.gates) if gate.present)
+
+    def block_parameters(self, number: int) -> list[nn.Parameter]:
+        """The trainable parameters that a block's holder alone has."""
+        shared = {id(p) for module in self._shared(number) for p in module.parameters()}
+        block = self.partitioned_blocks[number]
+        return [p for p in block.parameters() if p.requires_grad and id(p) not in shared]
+
+    def block_buffers(self, number: int) -> list[Tensor]:
+        """The buffers of a block's residual branch (BatchNorm statistics)."""
+        shared = {id(b) for module in self._shared(number) for b in module.buffers()}
+        return [b for b in self.partitioned_blocks[number].buffers() if id(b) not in shared]
+
+    def flat_block(self, number: int) -> FlatParameters:
+        """A block's trainable parameters as one flat tensor, made at the first call.
+
+        Raises:
+            ValueError: If the block has no trainable parameters.
+        """
+        if number not in self._flats:
+            params = self.block_parameters(number)
+            if not params:
+                raise ValueError(
+                    f'partitioned block {number} has no trainable parameters: '
+                    'do not freeze a partitioned stage (frozen_stages)'
+                )
+            self._flats[number] = FlatParameters(params)
+        return self._flats[number]
+
+    def hold(self, numbers: Collection[int]) -> None:
+        """Become the stage of a sub-ResNet: drop all other partitioned blocks.
+
+        Raises:
+            ValueError: If a block in ``numbers`` is not there.
+        """
+        missing = set(numbers) - self.held
+        if missing:
+            raise ValueError(f'blocks {sorted(missing)} were dropped: regain them first')
+        for number in self.held - set(numbers):
+            self.flat_block(number).release()
+            self.gates[number].present = False
+        self._set_scaled(False)
+
+    def regain(self, number: int, storage: Tensor | None = None) -> Tensor:
+        """Give a dropped block its storage back.
+
+        Args:
+            number (int): The block.
+            storage (Tensor, optional): Flat storage with its values. Defaults to None: new storage with
+                undefined values.
+
+        Returns:
+            Tensor: The block's flat storage.
+        """
+        flat = self.flat_block(number)
+        storage = flat.allocate() if storage is None else flat.replace(storage)
+        self.gates[number].present = True
+        return storage
+
+    def make_whole(self) -> None:
+        """Become the whole model's stage: residual branches are scaled from now on.
+
+        Raises:
+            RuntimeError: If a block is still dropped.
+        """
+        missing = set(range(self.num_partitioned)) - self.held
+        if missing:
+            raise RuntimeError(f'blocks {sorted(missing)} are dropped: a whole stage needs them all')
+        self._set_scaled(True)
+
+    def _set_scaled(self, scaled: bool) -> None:
+        for gate in self.gates:
+            gate.scaled = scaled
+
+    def _shared(self, number: int) -> Sequence[nn.Module]:
+        return self.gates[number].adapter.shared(self.partitioned_blocks[number])
+
+
+def partition(model: nn.Module, stages: str | Sequence[str]) -> list[PartitionedStage]:
+    """Partition chains of residual blocks of a model, in place.
+
+    Args:
+        model (nn.Module): Any model. Its parameters keep their names; each chain gets a buffer ``scale``.
+        stages (str or Sequence[str]): Paths of the chains, such as ``'backbone.layer3'``: all children but the
+            first are partitioned, as in the paper; or with a slice that says which, as ``'encoder.layers[2:]'``.
+
+    Returns:
+        list[PartitionedStage]: The stages, in the order of ``stages``.
+
+    Raises:
+        ValueError: If a path does not exist, a chain is too short or a block cannot be partitioned.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> model = resnet18()
+        >>> [stage] = partition(model, 'layer3')
+        >>> stage.num_partitioned
+        1
+    """
+    if not stages:
+        raise ValueError('stages must name at least one chain of residual blocks, such as "backbone.layer3"')
+    paths = [ChainPath.parse(path) for path in ([stages] if isinstance(stages, str) else stages)]
+    containers = [path.container(model) for path in paths]
+    return [
+        PartitionedStage(container, *path.bounds(container), name=path.name)
+        for path, container in zip(paths, containers, strict=True)
+    ]
+
+
+def partitioned_stages(model: nn.Module) -> dict[str, PartitionedStage]:
+    """The partitioned stages of a model by the names of their containers, in the model's order.
+
+    Blocks of several stages are numbered through in this order and dealt jointly.
+    """
+    found = ((name, getattr(m, 'partitioned_stage', None)) for name, m in model.named_modules())
+    return {name: stage for name, stage in found if isinstance(stage, PartitionedStage)}
+
+
+def gate_of(block: nn.Module) -> BlockGate | None:
+    """The gate of a partitioned block; None: it is none."""
+    gate = vars(block).get('forward')
+    return gate if isinstance(gate, BlockGate) else None
+
+
+def _plain_weights_are_not_scaled(
+    container: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any
+) -> None:
+    # the weights of a plain model have no scale, which means 1; those of another part say nothing about it
+    if any(key.startswith(prefix) for key in state_dict):
+        state_dict.setdefault(f'{prefix}scale', torch.ones_like(container.scale))  # type: ignore[arg-type]
+
+
+def _form(value: Any) -> str:
+    return f'shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'

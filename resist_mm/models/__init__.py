@@ -1,4 +1,4 @@
-"""What is trained: backbones with a partitioned stage, and models around them."""
+"""Models: backbones with a partitioned stage, classifiers, detectors, and the wrapper for local training."""
 
 from importlib.util import find_spec
 

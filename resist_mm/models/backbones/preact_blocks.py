@@ -94,7 +94,7 @@ class _PreActBlock(BaseModule):
 
 
 class PreActBasicBlock(_PreActBlock):
-    """Two 3x3 convolutions, each behind norm and ReLU; arguments as of :class:`_PreActBlock`."""
+    """Two 3x3 convolutions, each after a norm and a ReLU; arguments as for :class:`_PreActBlock`."""
 
     expansion = 1
 
@@ -107,7 +107,7 @@ class PreActBasicBlock(_PreActBlock):
 
 
 class PreActBottleneck(_PreActBlock):
-    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as of :class:`_PreActBlock`."""
+    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as for :class:`_PreActBlock`."""
 
     expansion = 4
 

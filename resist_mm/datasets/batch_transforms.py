@@ -125,7 +125,7 @@ def _build(cfg: Mapping[str, Any]) -> nn.Module:
         return build_transform(cfg)
     if name not in BATCH_TRANSFORMS:
         raise ValueError(
-            f'pipeline: {name} does not work on whole batches; these transforms do: '
+            f'pipeline: {name} does not work on whole batches; these do: '
             f'{sorted([*BATCH_TRANSFORMS, *DETERMINISTIC, "ToImage"])}. Put it into the pipeline of the data set, '
             'which works on single images'
         )

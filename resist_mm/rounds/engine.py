@@ -29,8 +29,9 @@ class Engine:
 
     - Inside a round no worker waits for another: there is no collective.
     - An exchange is accepted by all workers or by none: what is received is staged beside the current values
-      until all workers have agreed. If preparing or completing it fails on any worker, every worker raises and
-      keeps the values from before the exchange.
+      until all workers have agreed. If preparing or completing it fails on one worker, all workers raise; if a
+      worker dies during the transfer, the others raise once the process group notices. All of them keep the
+      values from before the exchange.
     - Between rounds the model is whole, or the next round begins at once. When it is whole, all workers have the
       same parameters, bit for bit.
     - The same seeds give the same result, to the last bit.

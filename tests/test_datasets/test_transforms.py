@@ -98,7 +98,7 @@ def test_augmentation_of_batches_follows_the_seed():
 @pytest.mark.parametrize(
     'transform, message',
     [
-        (dict(type='ColorJitter', hue=0.1), 'ColorJitter does not work on whole batches; these transforms do: .*RandomCrop'),
+        (dict(type='ColorJitter', hue=0.1), 'ColorJitter does not work on whole batches; these do: .*RandomCrop'),
         (
             dict(type='RandomCrop', size=8, padding_mode='reflect'),
             'RandomCrop on whole batches with .*padding_mode',

@@ -143,7 +143,7 @@ def test_an_optimizer_that_makes_its_state_in_advance(tmp_path):
 
 
 class OwnStep(ToyModel):
-    """Has a train_step of its own."""
+    """Has a custom train_step."""
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict:
         return super().train_step(data, optim_wrapper)

@@ -31,8 +31,8 @@ NO_RUN = 'no run'
 NOT_LOGGED = 'not logged'  # data-parallel runs do not count bytes, for one
 BYTES = ('GB', 'GB a round')
 BYTES_NOTE = (
-    'Measured GB are the bytes that all workers sent, each counted once; the paper counts an upload and a download '
-    'of everything that a worker holds (comm_cost.py prints both).'
+    'Measured GB are the bytes that all workers sent, each counted once; the paper counts an upload and a '
+    'download of everything that a worker holds (comm_cost.py prints both).'
 )
 METRICS = {'top-1': ('accuracy/top1', max), 'test loss': ('/loss', min)}
 

@@ -2,8 +2,8 @@
 #
 #   tools/dist_train.sh configs/yolo_resist_pretrained_voc.py 4
 #
-# The weights are downloaded at the first run. They have learned with all blocks at full scale, so the first rounds,
-# with a share of the blocks, lose some of what they know.
+# The weights are downloaded in the first run. They were trained with all blocks at full scale, so the first rounds,
+# with only a share of the blocks, lose some of their accuracy.
 _base_ = './yolo_resist_voc.py'
 model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101')))
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

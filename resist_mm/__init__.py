@@ -3,8 +3,8 @@
 Dun, Wolfe, Jermaine, Kyrillidis, "ResIST: Layer-Wise Decomposition of ResNets
 for Distributed Training", UAI 2022, arXiv:2107.00961.
 
-Nothing is imported until it is needed: a registry imports its modules when the first
-one is looked up.
+Importing the package imports nothing else: subpackages are loaded when they are first used,
+and a registry imports its modules when something is first looked up in it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Codecs from configs: those of this package, and whatever else is registered."""
+"""Builds codecs from configs: those of this package, and any others that are registered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODECS.register_module('topk', module=TopK)
 def build_codec(cfg: dict | Codec | None) -> Codec | None:
     """Build a codec from a config such as ``dict(type='quantize', bits=6)``.
 
-    Another one is registered with ``@resist_mm.registry.CODECS.register_module()``.
+    Register your own with ``@resist_mm.registry.CODECS.register_module()``.
 
     Raises:
         ValueError: If the type is not known or an argument is out of range.
@@ -29,14 +29,14 @@ def build_codec(cfg: dict | Codec | None) -> Codec | None:
 
 
 def build_from(registry: Registry, key: str, cfg: Any) -> Any:
-    """Build what a config names from a registry; ``key`` is the config's key, for errors."""
+    """Build a config's object from a registry; ``key`` is the config's key, for errors."""
     arguments: dict[str, Any] = dict(cfg) if isinstance(cfg, dict) else {}
     name = arguments.pop('type', None)
     built = registry.get(name) if isinstance(name, str) else None
     if built is None:
         known = list(registry.module_dict)
         raise ValueError(
-            f'{key} must be dict(type=...) with one of {known}, or one that you have registered and whose module '
-            f'custom_imports names; got {cfg!r}'
+            f'{key} must be dict(type=...) with one of {known}, or a type that you have registered in a module '
+            f'listed in custom_imports; got {cfg!r}'
         )
     return built(**arguments)

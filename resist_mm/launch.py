@@ -1,4 +1,4 @@
-"""Starts the process group where mmengine's own launcher cannot."""
+"""Initialises the process group where mmengine's launcher cannot."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook', 'RoundHook')
 
 
 def init_distributed(cfg: Config) -> None:
-    """Initialise the process group if there is not one GPU for each worker.
+    """Initialise the process group if there are fewer GPUs than workers.
 
-    mmengine's launchers give worker i of a machine GPU i and fail without it. Here
-    the workers of a machine without a GPU train on its CPU, over gloo. Several
-    workers share a GPU, over gloo too because NCCL refuses, where the config says
-    ``share_gpu = True``. With a GPU for each worker nothing happens: the Runner
-    does it.
+    mmengine's launchers assign GPU i of a machine to its worker i and fail if there is
+    none. Here the workers of a machine without a GPU train on the CPU, over gloo.
+    With ``share_gpu = True`` in the config several workers share a GPU, also over gloo,
+    because NCCL does not allow it. With a GPU for each worker nothing is done: the
+    Runner initialises the process group.
 
     Args:
-        cfg (Config): The run's config; of it ``launcher``, ``share_gpu`` and
-            ``env_cfg``.
+        cfg (Config): The run's config, with ``launcher``, ``share_gpu`` and ``env_cfg``.
 
     Raises:
         ValueError: If there are fewer GPUs than workers on this machine and
-            sharing was not asked for.
+            ``share_gpu`` is not set.
     """
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none':
@@ -63,10 +62,10 @@ def init_distributed(cfg: Config) -> None:
 
 
 def finish_distributed() -> None:
-    """Leave together, once worker 0 has written its last file.
+    """Wait for all workers, so that worker 0 has written its last file, then leave the process group.
 
-    A worker that just ends takes the threads of its process group down with it, and
-    the launcher then kills the others, maybe in the middle of a checkpoint.
+    A worker that simply exits takes the threads of its process group down with it, and
+    the launcher then kills the others, possibly in the middle of saving a checkpoint.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -74,10 +73,10 @@ def finish_distributed() -> None:
 
 
 def end_with(error: Exception) -> NoReturn:
-    """End a job with an error that the user can mend, said once on each machine and without a traceback.
+    """Exit with an error that the user can fix, printed once per machine and without a traceback.
 
-    For errors that all workers of a machine have alike. All but the first of them wait,
-    so that the launcher does not end that one before it has spoken.
+    For errors that occur on all workers of a machine. All but the first worker wait, so
+    that the launcher does not kill the first one before it has printed the error.
     """
     if _rank_on_this_machine() != 0:
         time.sleep(OTHERS_WAIT_SEC)
@@ -86,10 +85,10 @@ def end_with(error: Exception) -> NoReturn:
 
 
 def check_wrapper(cfg: Config) -> None:
-    """Check that a config with a protocol has the wrapper for it.
+    """Check that a config with one of this package's hooks has a model wrapper.
 
-    Otherwise mmengine wraps the model for data-parallel training, which fails on a
-    CPU before any hook can say why.
+    Without one mmengine wraps the model for data-parallel training, which fails on a
+    CPU before any hook can explain why.
 
     Raises:
         ValueError: If the wrapper is missing.
@@ -111,6 +110,6 @@ def _workers_on_this_machine() -> int:
 
 
 def _rank_on_this_machine() -> int:
-    # LOCAL_RANK is torchrun's only beside RANK: the scripts set it for mmengine, too
+    # LOCAL_RANK comes from torchrun only if RANK is set too: the scripts also set it, for mmengine
     names = ('LOCAL_RANK',) if 'RANK' in os.environ else ('SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)

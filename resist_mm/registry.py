@@ -1,6 +1,6 @@
 """Child registries of mmengine's.
 
-In any OpenMMLab config the modules of this package are written ``resist_mm.X``.
+In an OpenMMLab config the modules of this package are written ``resist_mm.X``.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS

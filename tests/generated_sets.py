@@ -39,7 +39,7 @@ def make_cifar100(root: Path) -> Path:
 
 
 def without_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets generated CIFAR sets pass for the real ones."""
+    """Make torchvision accept generated CIFAR sets."""
     for cls in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
         for name in ('train_list', 'test_list'):
             monkeypatch.setattr(cls, name, [[file, None] for file, _ in getattr(cls, name)])
@@ -61,7 +61,7 @@ def make_imagenetv2(root: Path) -> Path:
 
 
 def make_image_folders(root: Path, splits: tuple[str, ...], classes: tuple[str, ...], per_class: int = 3) -> Path:
-    """JPEG images of 32x32 pixels; every image has one grey level of its own."""
+    """JPEG images of 32x32 pixels; every image has its own grey level."""
     for split in splits:
         for c, name in enumerate(classes):
             folder = root / split / name

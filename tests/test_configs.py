@@ -1,6 +1,6 @@
-"""Every config, also as the paper's trainings change it, is built, trained for two iterations and tested.
+"""Every config is built, trained for two iterations and tested, also with the changes of the paper's trainings.
 
-On generated data in the real layout.
+The data are generated, in the real layout.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def test_cifar_networks_of_the_paper_begin_with_the_authors_weights_and_small_on
 
 
 def shrink(cfg: Config) -> None:
-    """Make networks and images tiny and training two iterations long, and leave all else as it is."""
+    """Make networks and images tiny and training two iterations long; change nothing else."""
     _shrink_model(cfg.model)
     cfg.optim_wrapper.optimizer.lr *= 0.01  # BatchNorm over two tiny images makes gradients huge
     _shrink_loader(cfg.train_dataloader, num_images=4, batch_size=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'resist_mm'
-# of a folder: what it may import of this package beside itself, and whether it may import mmengine
+# folder: which other folders of this package it may import, and whether it may import mmengine
 LAYERS: dict[str, tuple[set[str], bool]] = {
     'partition': (set(), False),
     'exchange': ({'partition'}, False),

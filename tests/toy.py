@@ -17,7 +17,7 @@ from resist_mm.models.wrappers import LocalModel
 
 
 class ToyData(Dataset):
-    """Images of noise, and two classes, by a seed."""
+    """Images of noise in two classes, from a fixed seed."""
 
     def __init__(self, length: int = 32) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -69,7 +69,7 @@ class ToyModel(BaseModel):
 
 
 class ToyRunner(Runner):
-    """Does not spend seconds on looking at compilers."""
+    """Does not spend seconds on collecting the environment's versions."""
 
     def _log_env(self, env_cfg: dict) -> None:
         pass
@@ -101,7 +101,7 @@ def toy_runner(work_dir: Path | str, hooks: list, model: nn.Module | None = None
         LocalModel(config['model']) if distributed and not _is_wrapped(config['model']) else config['model']
     )
     runner = ToyRunner(**config, launcher='none')
-    # the tests' processes are started without mmengine's launcher
+    # test processes are started without mmengine's launcher
     runner._distributed = distributed
     return runner
 

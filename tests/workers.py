@@ -18,10 +18,10 @@ TIMEOUT_SEC = 600
 
 
 def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
-    """Call ``function(*args)`` in so many workers and return their results, by rank.
+    """Call ``function(*args)`` in ``num_workers`` processes and return their results, by rank.
 
-    The workers are forked from a server that has imported torch and mmengine
-    once. An exception in one of them fails the test, with its traceback.
+    The workers are forked from a server that has imported torch and mmengine once. An
+    exception in one of them fails the test, with its traceback.
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(
@@ -61,7 +61,7 @@ def _worker(function: Callable, rank: int, num_workers: int, folder: str, result
         dist.init_process_group(
             'gloo', init_method=f'file://{Path(folder) / "rendezvous"}', rank=rank, world_size=num_workers
         )
-        # pickled by value: a tensor's shared memory would go with the process
+        # pickled by value: a tensor's shared memory would disappear with the process
         results.put((rank, pickle.dumps(function(*args)), None))
         dist.barrier()
         dist.destroy_process_group()

@@ -3,7 +3,7 @@
 #   . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 #   use_env [--dev]
 #
-# Afterwards $ROOT is the repository, and `python` the interpreter of its environment, set up first if need be.
+# Afterwards $ROOT is the repository, and `python` the interpreter of its environment, which is set up first if needed.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -3,7 +3,9 @@
 #
 #   tools/dist_train.sh CONFIG WORKERS [arguments of tools/train.py]
 #
-# On several machines, on each: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 tools/dist_train.sh CONFIG WORKERS
+# With several machines, on each of them:
+#
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 tools/dist_train.sh CONFIG WORKERS
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
 if [ $# -lt 2 ]; then

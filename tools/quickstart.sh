@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# First contact: sets the environment up, draws a small detection set, trains a small YOLOv2 under ResIST with two
-# workers, evaluates it, and leaves pictures with its detections in work_dirs/quickstart/pictures. Minutes on two
-# cores without a GPU; uses GPUs when there are any.
+# Quick start: sets up the environment, draws a small detection set, trains a small YOLOv2 under ResIST with two
+# workers, evaluates it, and leaves pictures of its detections in work_dirs/quickstart/pictures. Takes minutes on two
+# cores without a GPU; uses GPUs if there are any.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env
@@ -30,10 +30,10 @@ step "training: YOLOv2 under ResIST, $workers workers (log: $work_dir/train.log)
 setsid tools/dist_train.sh $config "$workers" --work-dir "$work_dir" --cfg-options share_gpu=True \
     >"$work_dir/train.log" 2>&1 &
 training=$!
-# the launcher and its workers are a process group of their own
+# the launcher and its workers have their own process group
 trap 'kill -TERM -- -$training 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
-while kill -0 $training 2>/dev/null; do # shows that it is alive
+while kill -0 $training 2>/dev/null; do # show progress
     sleep 5
     line=$(grep -E 'Round [0-9]+: |pascal_voc/mAP' "$work_dir/train.log" 2>/dev/null | tail -n 1 || true)
     if [ -n "$line" ] && [ "$line" != "${shown:-}" ]; then

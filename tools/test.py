@@ -26,8 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and metrics; default: work_dirs/CONFIG')
     parser.add_argument('--out', help='file to write the predictions to, .pkl')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder, within the folder of this run, to draw predictions into')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays')
+    parser.add_argument('--show-dir', help='folder for drawn predictions, relative to the folder of this run')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for which a window is shown')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ..., or key="[a,b]"'
     )

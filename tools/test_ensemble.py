@@ -1,4 +1,4 @@
-"""Test classifiers that were trained apart as one that averages their logits (Sec. A.2, Table 7).
+"""Test independently trained classifiers as an ensemble that averages their logits (Sec. A.2, Table 7).
 
 Example:
     python tools/test_ensemble.py CONFIG work_dirs/NAME/*/epoch_40.pth --whole configs/cifar/WHOLE.py
@@ -23,16 +23,16 @@ from resist_mm.registry import MODELS
 
 
 def inference_cost(model: nn.Module, image_size: int, batch_size: int) -> tuple[float, float, float]:
-    """What a model costs at test time.
+    """The cost of a model at test time.
 
     Args:
         model (nn.Module): A classifier.
         image_size (int): Height and width of its images.
-        batch_size (int): Images at a time.
+        batch_size (int): Number of images at a time.
 
     Returns:
         tuple[float, float, float]: Millions of parameters, billions of multiply-adds per image, and milliseconds
-        per image, the least of five batches.
+        per image in the fastest of five batches.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -58,8 +58,8 @@ def main() -> None:
     parser.add_argument('checkpoints', nargs='+', help='a checkpoint for every member')
     parser.add_argument('--whole', help='config of the network to compare the cost with, such as that of ResIST')
     parser.add_argument('--work-dir', help='default: work_dirs/CONFIG/ensemble')
-    parser.add_argument('--image-size', type=int, default=32, help='to count the cost at; default: 32')
-    parser.add_argument('--batch-size', type=int, default=100, help='to measure the time at; default: 100')
+    parser.add_argument('--image-size', type=int, default=32, help='for counting the cost; default: 32')
+    parser.add_argument('--batch-size', type=int, default=100, help='for measuring the time; default: 100')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
     for checkpoint in args.checkpoints:

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint; without a path, from the last one in the work dir',
+        help='resume from this checkpoint; without a path, from the last one in the work dir',
     )
     parser.add_argument(
         '--cfg-options',

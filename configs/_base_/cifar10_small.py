@@ -1,5 +1,5 @@
-# A small network on a part of CIFAR-10, for two CPU cores: minutes instead of days, to compare methods. Four workers,
-# 12 partitioned blocks, 3 for each. Without a protocol.
+# A small network on part of CIFAR-10, to compare methods in minutes on two CPU cores. 12 partitioned blocks, 3 for each
+# of four workers. Without a protocol.
 _base_ = [
     './models/preact-resnet101_cifar10.py',
     './datasets/cifar10.py',

@@ -1,4 +1,4 @@
-# What classification configs have in common: hooks, log, environment. Needs no mmdet.
+# Common to all classification configs: hooks, log, environment. Needs no mmdet.
 default_scope = 'mmengine'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
@@ -17,12 +17,12 @@ env_cfg = dict(
 visualizer = dict(
     type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 )
-# workers draw different crops and flips: with in-memory sets they are drawn in the training process itself
+# so that workers draw different crops and flips: with in-memory sets the training process itself draws them
 randomness = dict(seed=None, diff_rank_seed=True)
 log_level = 'INFO'
 load_from = None
 resume = False
-# mmengine averages every logged value with "loss" in its name over past ones, which would blur "test/loss"
+# by default mmengine averages every logged value with "loss" in its name over earlier values, even "test/loss"
 log_processor = dict(
     type='LogProcessor', window_size=50, mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)'
 )

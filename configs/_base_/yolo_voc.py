@@ -1,7 +1,7 @@
-# YOLOv2 on Pascal VOC, without a protocol: what the configs of Table 6 have in common.
+# YOLOv2 on Pascal VOC, without a protocol: common to the configs of Table 6.
 #
-# 100 epochs from scratch. The learning rate rises over 30 epochs and is divided by ten after 60 and 90 (Sec. 5);
-# the paper's rates are lost. 1e-3 is darknet's for this loss (a sum over the image, averaged over the batch).
+# 100 epochs from scratch. The learning rate rises over 30 epochs and is divided by ten after 60 and 90 (Sec. 5). The
+# paper's rates are not known; 1e-3 is darknet's for this loss (a sum over the image, averaged over the batch).
 _base_ = [
     './models/yolov2_r101.py',
     './datasets/voc0712_448.py',
@@ -22,7 +22,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 default_hooks = dict(checkpoint=dict(interval=10, save_best='pascal_voc/loss', rule='less'))
-# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+# by default mmengine averages every logged value with "loss" in its name over earlier values, even the test loss
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -1,5 +1,5 @@
-# CIFAR-10, data-parallel training on 4 workers, for comparison; not in the paper. The batch that
-# the optimizer sees is that of all workers, so the learning rate is four times as high.
+# CIFAR-10, data-parallel training with 4 workers, for comparison; not in the paper. The optimizer sees the
+# batch of all workers, so the learning rate is four times as high.
 _base_ = [
     '../_base_/models/preact-resnet101_cifar10.py',
     '../_base_/datasets/cifar10.py',

@@ -1,5 +1,5 @@
-# CIFAR-100, data-parallel training on 4 workers, for comparison (Fig. 4: about 20,000 GB in all). The batch that
-# the optimizer sees is that of all workers, so the learning rate is four times as high.
+# CIFAR-100, data-parallel training with 4 workers, for comparison (Fig. 4: about 20,000 GB in all). The optimizer
+# sees the batch of all workers, so the learning rate is four times as high.
 _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',
     '../_base_/datasets/cifar100.py',

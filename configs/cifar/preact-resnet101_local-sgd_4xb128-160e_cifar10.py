@@ -2,7 +2,7 @@
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet101_local-sgd_4xb128-160e_cifar10.py 4
 #
-# Two and eight workers change a few keys of this file: python tools/analysis_tools/paper_table.py --commands 2
+# For two and eight workers a few keys of this file are changed: python tools/analysis_tools/paper_table.py --commands 2
 _base_ = [
     '../_base_/models/preact-resnet101_cifar10.py',
     '../_base_/datasets/cifar10.py',

@@ -2,7 +2,7 @@
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet101_resist_4xb128-160e_cifar10.py 4
 #
-# Two and eight workers, compressed messages and the ablation change a few keys of this file:
+# For two and eight workers, compressed messages and the ablation a few keys of this file are changed:
 # python tools/analysis_tools/paper_table.py --commands 2 9 fig6
 _base_ = [
     '../_base_/models/preact-resnet101_cifar10.py',

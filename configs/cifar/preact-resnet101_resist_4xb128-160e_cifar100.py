@@ -2,7 +2,7 @@
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet101_resist_4xb128-160e_cifar100.py 4
 #
-# Two and eight workers and compressed messages change a few keys of this file:
+# For two and eight workers and compressed messages a few keys of this file are changed:
 # python tools/analysis_tools/paper_table.py --commands 2 9
 _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',

@@ -1,9 +1,9 @@
 # CIFAR-100, ResIST with the paper's "ResNet152", 35 partitioned blocks, 4 workers (Table 8): top-1 67.27%, 1164 s on
-# V100s. Rounds of 100 iterations, in a run that is counted in iterations.
+# V100s. Rounds of 100 iterations; the length of the run is given in iterations.
 #
 #   tools/dist_train.sh configs/cifar/preact-resnet152_resist-l100_4xb128-80e_cifar100.py 4
 #
-# Local SGD, ResNet200 and two workers, and the long rounds of Fig. 7 change a few keys of this file:
+# For local SGD, ResNet200, two workers, and the long rounds of Fig. 7 a few keys of this file are changed:
 # python tools/analysis_tools/paper_table.py --commands 8 fig7
 _base_ = [
     '../_base_/models/preact-resnet101_cifar100.py',

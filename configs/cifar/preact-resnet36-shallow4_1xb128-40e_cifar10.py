@@ -1,5 +1,5 @@
 # CIFAR-10, one member of an ensemble of 4 shallow networks, as deep as the sub-ResNets of 4 workers (Table 7). Train
-# 4 of them apart, with seeds 0 to 3, then average their logits: top-1 92.56%. The commands, and those for 2 and 8:
+# 4 of them separately, with seeds 0 to 3, then average their logits: top-1 92.56%. Commands for 2, 4 and 8 members:
 #
 #   python tools/analysis_tools/paper_table.py --commands 7
 _base_ = [

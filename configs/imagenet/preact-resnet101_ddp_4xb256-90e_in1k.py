@@ -1,5 +1,5 @@
-# ImageNet, data-parallel training on 4 workers, for comparison; not in the paper. The batch that the optimizer sees is
-# that of all workers, so the learning rate is four times as high, and rises over the first five epochs.
+# ImageNet, data-parallel training with 4 workers, for comparison; not in the paper. The optimizer sees the batch of all
+# workers, so the learning rate is four times as high, and rises over the first five epochs.
 _base_ = [
     '../_base_/models/preact-resnet101_in1k.py',
     '../_base_/datasets/imagenet_bs256.py',

@@ -1,4 +1,4 @@
-# Tests a network trained on ImageNet on ImageNetV2 (Table 3): top-1 for local SGD with 2 / 4 workers and for ResIST, in %
+# Tests a network trained on ImageNet on ImageNetV2 (Table 3). Top-1 in % for local SGD and ResIST with 2 / 4 workers:
 #
 #   matched-frequency  60.72 / 59.88  58.92 / 57.56
 #   threshold-0.7      69.47 / 68.34  67.51 / 66.46

@@ -3,9 +3,9 @@
 #
 #   tools/dist_train.sh configs/imagenet/preact-resnet101_local-sgd_4xb256-90e_in1k.py 4
 #
-# 5,670 rounds of 20 iterations, of which the validation after every epoch ends one in 63 early. Momentum restarts every
-# 1300 rounds; in between it travels with the parameters, which doubles the bytes. Batch statistics are averaged as
-# often, and at each validation: the paper does not say whether its 1300 is for both, so it is two keys.
+# 5,670 rounds of 20 iterations; the validation after every epoch ends one round in 63 early. Momentum restarts every
+# 1300 rounds; in between it travels with the parameters, which doubles the bytes. Batch statistics are averaged every
+# 1300 rounds and at each validation. The paper does not say whether its 1300 is meant for both, so there are two keys.
 _base_ = [
     '../_base_/models/preact-resnet101_in1k.py',
     '../_base_/datasets/imagenet_bs256.py',

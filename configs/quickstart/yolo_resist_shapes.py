@@ -1,4 +1,4 @@
-# A small YOLOv2 under ResIST on generated images: minutes on two CPU cores, the same code as the real thing.
+# A small YOLOv2 under ResIST on generated images: minutes on two CPU cores, with the same code as the full configs.
 #
 #   bash tools/quickstart.sh
 #
@@ -109,7 +109,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=40, val_interval=20)
 randomness = dict(seed=0)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# mmengine averages every logged value with "loss" in its name over past ones, which would blur the test loss
+# by default mmengine averages every logged value with "loss" in its name over earlier values, even the test loss
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 default_hooks = dict(
     logger=dict(interval=20),

@@ -1,4 +1,4 @@
-# mmdet's own Faster R-CNN on Pascal VOC, trained under ResIST: how to swap ResIST into any mmdet config.
+# mmdet's own Faster R-CNN on Pascal VOC, trained under ResIST: an example of putting ResIST into any mmdet config.
 # Not in the paper. Starts from ImageNet weights, which mmengine downloads.
 _base_ = ['mmdet::pascal_voc/faster-rcnn_r50_fpn_1x_voc0712.py', '../_base_/protocols/resist.py']
 model = dict(
@@ -9,8 +9,8 @@ model = dict(
     )
 )
 
-# Not needed for the swap: lets RESIST_MM_VOC say where the images are. The data sets of the base file have their
-# data_root already, so it has to be replaced in each.
+# Not needed for the swap: makes RESIST_MM_VOC set the location of the images. The data sets of the base file already
+# have their data_root, so it has to be replaced in each.
 train_dataloader, val_dataloader = _base_.train_dataloader, _base_.val_dataloader
 for dataset in (*train_dataloader.dataset.dataset.datasets, val_dataloader.dataset):
     dataset.data_root = '{{$RESIST_MM_VOC:data/VOCdevkit/}}'

@@ -1,1 +1,1 @@
-"""What is measured and counted: costs of communication, benchmarks, the paper's tables, its theory."""
+"""Measurements and models of cost: communication, benchmarks, the paper's tables, its theory."""

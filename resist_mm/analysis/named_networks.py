@@ -21,8 +21,8 @@ class DataSet:
         image_size: Height and width.
         batch_size: Batch of one worker.
         local_iters: Iterations of a round.
-        min_blocks: Least number of partitioned blocks of a worker.
-        epochs: Passes over the data of two workers, and of more.
+        min_blocks: Minimum number of partitioned blocks of a worker.
+        epochs: Passes over the data with two workers, and with more.
         warmup_rounds: Rounds of local SGD before ResIST begins.
     """
 
@@ -45,14 +45,14 @@ DATASETS = dict(
 
 @dataclass(frozen=True)
 class Architecture:
-    """A residual network whose third stage is partitioned, but for its first block.
+    """A residual network whose third stage is partitioned, except for its first block.
 
     Attributes:
         stage_blocks: Number of blocks of every stage.
-        preact: ``PreActResNet`` of basic blocks with the 3x3 stem, as the paper's
-            CIFAR networks; else ``PartitionableResNet`` of bottlenecks.
+        preact: Whether it is a ``PreActResNet`` of basic blocks with the 3x3 stem, like
+            the paper's CIFAR networks; otherwise a ``PartitionableResNet`` of bottlenecks.
         base_channels: Width of the first stage.
-        dataset: The data set that it is for, by default.
+        dataset: The data set that it is used on by default.
     """
 
     stage_blocks: tuple[int, ...]
@@ -61,7 +61,7 @@ class Architecture:
     dataset: str = 'cifar100'
 
     def size(self, classes: int, image_size: tuple[int, int]) -> NetworkSize:
-        """Numbers of parameters and activations, worked out without building it.
+        """Numbers of parameters and activations, computed without building the network.
 
         Args:
             classes (int): Number of classes.
@@ -92,7 +92,7 @@ class Architecture:
                 yield stage, number, self.base_channels * 2**stage, stride
 
     def _block_params(self, channels: int, planes: int, stride: int) -> tuple[PartSize, int]:
-        """Number of parameters of a block, and of its output's channels."""
+        """Number of parameters of a block, and number of channels of its output."""
         out = planes if self.preact else 4 * planes
         projected = stride != 1 or channels != out
         if self.preact:  # norm, 3x3, norm, 3x3; the shortcut has no norm
@@ -103,7 +103,7 @@ class Architecture:
 
 
 def _halved(length: int) -> int:
-    """What a padded convolution or pooling of stride 2 leaves of a length."""
+    """Output length of a padded convolution or pooling of stride 2."""
     return (length + 1) // 2
 
 

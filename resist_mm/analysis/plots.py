@@ -1,4 +1,4 @@
-"""The pictures that the commands draw. Imports matplotlib, so it is imported by whoever draws."""
+"""The figures that the commands draw. Imports matplotlib, so it is imported only where something is drawn."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def plot_training(
 
 
 def plot_losses(losses: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
-    """Draw losses over the rounds, beside each other what was varied.
+    """Draw losses over the rounds, one panel for each parameter that was varied.
 
     Args:
-        losses (Mapping): By what was varied and its value: a loss for every round.
+        losses (Mapping): By parameter and its value: a loss for every round.
         path (Path): The picture file; its suffix says the format.
     """
     fig, axes = plt.subplots(1, len(losses), figsize=(4 * len(losses), 3.5), sharey=True)

@@ -1,4 +1,4 @@
-"""Reads what a run left in its work dir."""
+"""Reads the logs of a run from its work dir."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LENGTH = re.compile(r'^train_cfg = dict\([^()]*\bmax_(?:epochs|iters)=(\d+)', re
 
 @dataclass
 class RunSummary:
-    """What the logs of a run say.
+    """The contents of a run's logs.
 
     Attributes:
         workers: Number of workers and the depths of their sub-ResNets, in words; empty without ResIST.
-        rounds: The rounds in order; a round that was trained again after resuming counts as trained last.
+        rounds: The rounds in order; of a round that was trained again after resuming, the last attempt.
         metrics: The metrics of the last test.
         config: Name of the config, without ``.py``; empty if there is none in the work dir.
         num_workers: Number of workers.
         length: Epochs, or iterations, of the whole run; None if the config does not say.
-        validations: The metrics of every validation, by the step (iteration, or epoch) after which it was.
+        validations: The metrics of every validation, by the step (iteration or epoch) after which it ran.
         rounds_before: Number of rounds before a validation, by its step.
-        iterations: Seconds of an iteration by the iteration up to which they held.
+        iterations: Seconds per iteration, by the iteration at which they were logged.
     """
 
     workers: str
@@ -68,7 +68,7 @@ class RunSummary:
     def sec_until(self, metric: str, target: float) -> float | None:
         """Seconds of training until a validation reached a target; None if none did.
 
-        A run without rounds is taken to be as fast throughout.
+        A run without rounds is assumed to be equally fast throughout.
         """
         for step, metrics in sorted(self.validations.items()):
             if metrics.get(metric, float('-inf')) >= target:
@@ -144,5 +144,5 @@ def _read_scalars(path: Path, run: RunSummary) -> tuple[bool, list[int]]:
 
 
 def _first_record(path: Path) -> dict:
-    # mmengine's LoggerHook lets every worker write this file: behind a record may stand the end of a longer one
+    # mmengine's LoggerHook lets every worker write this file, so the end of a longer record may follow the first
     return json.JSONDecoder().raw_decode(path.read_text())[0]

@@ -1,4 +1,4 @@
-"""Sum up a finished run: its rounds, the bytes exchanged, the metrics of its last test.
+"""Summarize a finished run: its rounds, the bytes exchanged, the metrics of its last test.
 
 Example:
     python tools/analysis_tools/summarize_run.py work_dirs/yolo_resist_voc
@@ -16,7 +16,7 @@ NOT_METRICS = {'time', 'data_time', 'step'}
 
 
 def main() -> None:
-    """Print the summary; fail if a metric is lower than asked for."""
+    """Print the summary; fail if a metric is below the requested value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument(

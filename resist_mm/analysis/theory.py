@@ -79,7 +79,7 @@ def run_resist(setting: Setting) -> Tensor:
     generator = torch.Generator().manual_seed(setting.seed)
     inputs, targets = _data(setting, generator)
     weights = _initial_weights(setting, generator)
-    # of the layers between the first and the last, at least one for each worker
+    # each worker gets at least one of the layers between the first and the last
     sampler = PartitionSampler(setting.depth - 2, setting.workers, min_blocks=1, seed=setting.seed)
     everywhere = torch.ones(setting.depth, dtype=torch.double)
     everywhere[1:-1] = sampler.share
@@ -92,7 +92,7 @@ def run_resist(setting: Setting) -> Tensor:
             masks[worker, [block + 1 for block in assignment.blocks(worker)]] = 1
         trained = [_train(weights, mask, inputs, targets, setting) for mask in masks]
         weights = [
-            # the output layer, after the last, is everybody's
+            # the output layer, after the last, is shared
             _mean_of_holders([w[place] for w in trained], masks[:, min(place, setting.depth - 1)])
             for place in range(setting.depth + 1)
         ]
@@ -146,7 +146,7 @@ def _loss(weights: list[Tensor], mask: Tensor, inputs: Tensor, targets: Tensor, 
 
 
 def _train(weights: list[Tensor], mask: Tensor, inputs: Tensor, targets: Tensor, setting: Setting) -> list[Tensor]:
-    """A worker's round: its layers are changed, the others are not."""
+    """A worker's round, which changes its own layers only."""
     weights = [w.detach().clone().requires_grad_() for w in weights]
     held = [w for layer, w in enumerate(weights) if layer == setting.depth or mask[layer] != 0]
     for _ in range(setting.local_steps):

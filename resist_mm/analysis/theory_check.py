@@ -1,7 +1,7 @@
 """Check Theorem 3.1 by experiment: ResIST's loss falls geometrically, to a floor.
 
 Full-batch gradient descent on the squared loss of residual networks whose layers are dealt out to workers anew in
-every round. One of width, workers, local steps and depth is varied, the others keep their defaults.
+every round. One of width, workers, local steps and depth is varied; the others keep their defaults.
 
 Example:
     python tools/analysis_tools/theory_check.py --out work_dirs/theory.png
@@ -21,7 +21,7 @@ VALUES = dict(width=[2, 4, 16, 64], workers=[1, 2, 4], local_steps=[1, 5, 20], d
 
 
 def main() -> None:
-    """Run all settings, print rate and floor of each, draw the losses."""
+    """Run all settings, print the rate and floor of each, draw the losses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, values in VALUES.items():
         parser.add_argument(

@@ -1,6 +1,6 @@
-"""Transforms that treat every image of a batch for itself, on the device of the batch.
+"""Transforms that act on every image of a batch independently, on the device of the batch.
 
-torchvision's own take a batch too, but crop and flip all of its images alike.
+torchvision's transforms accept a batch too, but crop and flip all of its images alike.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DETERMINISTIC = ('CenterCrop', 'Grayscale', 'Pad', 'RGB', 'Resize', 'ToDtype')
 
 
 class RandomCrop(nn.Module):
-    """Pads by zeros and crops every image elsewhere, as ``v2.RandomCrop`` does a single one.
+    """Pads with zeros and crops every image at its own random position, as ``v2.RandomCrop`` does a single one.
 
     Args:
         size (int or Sequence[int]): Height and width of the crop, in pixels.
@@ -32,7 +32,7 @@ class RandomCrop(nn.Module):
         super().__init__()
         sides = (size, size) if isinstance(size, int) else tuple(size)
         if len(sides) != 2 or not isinstance(padding, int):
-            raise TypeError('size must be one number or height and width, padding one number for all sides')
+            raise TypeError('size must be one number, or height and width; padding one number for all sides')
         self.height, self.width = sides
         self.padding = padding
 
@@ -72,7 +72,7 @@ class RandomHorizontalFlip(nn.Module):
 
 
 class Normalize(nn.Module):
-    """As ``v2.Normalize``, without copying mean and deviation to the device for every batch.
+    """Like ``v2.Normalize``, but without copying mean and deviation to the device for every batch.
 
     Args:
         mean (Sequence[float]): Of every channel.
@@ -105,7 +105,7 @@ def build_batch_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> nn.Sequential
 
     Args:
         pipeline (Sequence[dict]): The same config as for single images. Random
-            transforms draw for every image anew.
+            transforms draw new numbers for every image.
 
     Raises:
         ValueError: If a transform would treat all images of a batch alike and is

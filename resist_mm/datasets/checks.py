@@ -1,4 +1,4 @@
-"""Finds a missing data set before anything is built from it."""
+"""Checks that data sets exist before anything is built."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ['check_data_sets']
 
 
 def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Check that the annotation files and image folders that a config names are there.
+    """Check that the annotation files and image folders that a config names exist.
 
-    Only what is on a local disk is looked at.
+    Only paths on a local disk are checked.
 
     Args:
         cfg (Config): The run's config.
@@ -26,8 +26,8 @@ def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
             'train_dataloader'.
 
     Raises:
-        FileNotFoundError: Naming the config key, the place, and how to say where the
-            data set is.
+        FileNotFoundError: With the config key, the path, and how to set the location of
+            the data set.
     """
     for dataloader in dataloaders:
         for key, dataset in _datasets(cfg.get(dataloader) or {}, dataloader):
@@ -45,8 +45,8 @@ def _check_annotation_file(key: str, dataset: Mapping) -> None:
     if '://' in path or osp.isfile(path):
         return
     raise FileNotFoundError(
-        f'{key}.ann_file: there is no file {osp.abspath(path)!r}. data_root is {root!r}. Put the data '
-        'set, or a link to it, there; or name its folder, as README.md says (for Pascal VOC: '
+        f'{key}.ann_file: there is no file {osp.abspath(path)!r}; data_root is {root!r}. Put the data '
+        'set, or a link to it, there; or set its location as README.md describes (for Pascal VOC: '
         'RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment)'
     )
 

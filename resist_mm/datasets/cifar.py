@@ -23,23 +23,22 @@ SPLITS = ('train', 'test')
 class CIFAR10(ImageSet):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in 10 classes.
 
-    Takes what torchvision takes (``data_root/cifar-10-batches-py/``), or class
-    folders of images, ``data_root/train/airplane/*`` and so on. Nothing is
-    downloaded unless ``download=True``.
+    Reads torchvision's layout (``data_root/cifar-10-batches-py/``), or class folders
+    of images, ``data_root/train/airplane/*`` and so on. Nothing is downloaded unless
+    ``download=True``.
 
     Args:
-        data_root (str): Where the set is.
+        data_root (str): Folder of the set.
         split (str): 'train' or 'test'. Defaults to 'train'.
-        download (bool): Whether to download a missing set; the first worker does.
-            On several machines without a common disk, download beforehand.
-            Defaults to False.
+        download (bool): Whether the first worker downloads a missing set. On several
+            machines without a shared disk, download it beforehand. Defaults to False.
         **kwargs: ``pipeline``, ``in_memory`` and ``max_images`` of
             :class:`ImageSet`.
 
     Raises:
-        FileNotFoundError: If the set is not there.
-        RuntimeError: If a file of it is damaged, or can not be downloaded, or it has
-            another number of class folders.
+        FileNotFoundError: If the set does not exist.
+        RuntimeError: If one of its files is damaged or cannot be downloaded, or if the
+            number of class folders is wrong.
         ValueError: If an argument is out of range.
 
     Example:
@@ -59,8 +58,8 @@ class CIFAR10(ImageSet):
             if len(classes) != self.num_classes:
                 raise RuntimeError(
                     f'{type(self).__name__}: {osp.abspath(folder)!r} has {len(classes)} class folders, not '
-                    f'{self.num_classes}: the set is not complete, or another one (for a set of other classes use '
-                    'resist_mm.ImageFolder)'
+                    f'{self.num_classes}: the set is incomplete or a different one (for a set with other '
+                    'classes use resist_mm.ImageFolder)'
                 )
             super().__init__(paths, labels, classes, **kwargs)
             return
@@ -76,7 +75,7 @@ class CIFAR10(ImageSet):
                 self.torchvision_set(data_root, download=True)
         except OSError as error:
             raise RuntimeError(
-                f'{type(self).__name__}: download=True, but {self.torchvision_set.url} can not be downloaded to '
+                f'{type(self).__name__}: download=True, but {self.torchvision_set.url} cannot be downloaded to '
                 f'{osp.abspath(data_root)!r}: {error}'
             ) from error
         finally:
@@ -84,7 +83,7 @@ class CIFAR10(ImageSet):
 
     @classmethod
     def check_place(cls, data_root: str, split: str = 'train', download: bool = False, **kwargs: Any) -> None:
-        """Raise FileNotFoundError if the set is neither there nor to be downloaded."""
+        """Raise FileNotFoundError if the set neither exists nor is to be downloaded."""
         folder = osp.abspath(osp.join(data_root, split))
         if download or osp.isdir(folder):
             return
@@ -100,7 +99,7 @@ class CIFAR10(ImageSet):
             if not check_integrity(path, md5):
                 raise RuntimeError(
                     f'{type(self).__name__}: the file {path!r} is damaged (its MD5 is not {md5}). Remove '
-                    f'{osp.dirname(path)!r} and get it anew. {self._how_to_get_it()}'
+                    f'{osp.dirname(path)!r} and get it again. {self._how_to_get_it()}'
                 )
 
     @classmethod
@@ -120,7 +119,7 @@ class CIFAR10(ImageSet):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """CIFAR-100: as :class:`CIFAR10`, with 100 classes, in ``data_root/cifar-100-python/``."""
+    """CIFAR-100: like :class:`CIFAR10`, with 100 classes, in ``data_root/cifar-100-python/``."""
 
     torchvision_set = torchvision.datasets.CIFAR100
     num_classes = 100

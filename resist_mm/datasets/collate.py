@@ -13,29 +13,29 @@ __all__ = ['Batch', 'collate']
 
 
 class Batch(dict):
-    """A batch that an in-memory set has cut out of its array in one step.
+    """A batch that an in-memory set has taken from its array in one step.
 
-    Any other collate function than :func:`collate` would take it for a list of samples.
+    A collate function other than :func:`collate` would mistake it for a list of samples.
     """
 
     def __missing__(self, key: Any) -> Any:
-        """Say what to change.
+        """Explain what to change.
 
         Raises:
             KeyError: Always.
         """
         raise KeyError(
-            f'{key!r} is not in the batch, which has {sorted(self)}: a data set with in_memory=True gives whole '
+            f'{key!r} is not in the batch, which has {sorted(self)}: a data set with in_memory=True returns whole '
             "batches. Put collate_fn=dict(type='resist_mm.collate') in the dataloader"
         )
 
 
 @FUNCTIONS.register_module()
 def collate(samples: Any) -> Any:
-    """PyTorch's ``default_collate``, and nothing for what is a batch already.
+    """PyTorch's ``default_collate``; what is already a batch is returned unchanged.
 
     Args:
-        samples (list or Batch): What the data set gave for the indices of a batch.
+        samples (list or Batch): What the data set returned for the indices of a batch.
 
     Returns:
         dict: ``inputs`` of shape (N, 3, H, W) and ``labels`` of shape (N,).

@@ -1,4 +1,4 @@
-"""Sets of images in one folder a class: any such set, ImageNet, ImageNetV2."""
+"""Sets of images with one folder for each class: any such set, ImageNet, ImageNetV2."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def folder_samples(
 
     Args:
         folder (str): Holds one folder for each class.
-        name (str): Of the data set, for messages.
+        name (str): Name of the data set, for messages.
         how_to_get (str): How to get the set, for messages.
-        key (Callable, optional): Order of the class names. Defaults to None: that
-            of strings, as in torchvision.
+        key (Callable, optional): Sort key of the class names. Defaults to None: they
+            are sorted as strings, as in torchvision.
 
     Returns:
-        tuple: Paths, the classes' numbers, and the names of all classes.
+        tuple: Paths, the index of each image's class, and the names of all classes.
 
     Raises:
-        FileNotFoundError: If the folder, or the images of a class, are not there.
+        FileNotFoundError: If the folder or the images of a class are missing.
     """
     place = osp.abspath(folder)
     _check_folder(folder, name, how_to_get)
@@ -73,14 +73,14 @@ class ImageFolder(ImageSet):
     ``data_root/split/CLASS/*.jpg``; classes are numbered in the order of their names.
 
     Args:
-        data_root (str): Where the set is.
+        data_root (str): Folder of the set.
         split (str): Folder in it, such as 'train'. Defaults to '': ``data_root``
             itself.
         **kwargs: ``pipeline``, ``in_memory`` and ``max_images`` of
             :class:`ImageSet`.
 
     Raises:
-        FileNotFoundError: If the folder, or the images of a class, are not there.
+        FileNotFoundError: If the folder or the images of a class are missing.
     """
 
     def __init__(self, data_root: str, split: str = '', **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class ImageFolder(ImageSet):
 
     @classmethod
     def _place(cls, data_root: str, split: str) -> tuple[str, str, str]:
-        hint = f'data_root is {data_root!r}, split is {split!r}; wanted are images in one folder for each class'
+        hint = f'data_root is {data_root!r}, split is {split!r}; it must hold one folder of images for each class'
         return osp.join(data_root, split), cls.__name__, hint
 
 
@@ -101,20 +101,20 @@ class ImageFolder(ImageSet):
 class ImageNet(ImageSet):
     """ImageNet (ILSVRC2012): 1,000 classes, ``data_root/{train,val}/n01440764/*.JPEG``.
 
-    This is what ``torchvision.datasets.ImageNet`` unpacks the official archives to.
-    With its ``meta.bin`` the metainfo has the classes' names, without it their
-    WordNet ids.
+    This is the layout to which ``torchvision.datasets.ImageNet`` unpacks the official
+    archives. With its ``meta.bin`` the metainfo has the names of the classes, without
+    it their WordNet ids.
 
     Args:
-        data_root (str): Where the set is.
+        data_root (str): Folder of the set.
         split (str): 'train' or 'val'. Defaults to 'train'.
         **kwargs: ``pipeline``, ``in_memory`` and ``max_images`` of
             :class:`ImageSet`.
 
     Raises:
-        FileNotFoundError: If the set is not there.
+        FileNotFoundError: If the set does not exist.
         RuntimeError: If it does not have 1,000 class folders.
-        ValueError: If ``split`` is neither.
+        ValueError: If ``split`` is neither of these.
     """
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
@@ -125,7 +125,7 @@ class ImageNet(ImageSet):
         if len(wnids) != NUM_IMAGENET_CLASSES:
             raise RuntimeError(
                 f'ImageNet: {osp.abspath(folder)!r} has {len(wnids)} class folders, not {NUM_IMAGENET_CLASSES}: '
-                f'the set is not complete (for a set of other classes use resist_mm.ImageFolder). {how}'
+                f'the set is incomplete (for a set with other classes use resist_mm.ImageFolder). {how}'
             )
         meta = osp.join(data_root, torchvision.datasets.imagenet.META_FILE)
         names = torch.load(meta, weights_only=True)[0] if osp.isfile(meta) else {}
@@ -151,18 +151,17 @@ class ImageNetV2(ImageSet):
     """The three test sets of ImageNetV2, of 10,000 images each.
 
     Recht et al., "Do ImageNet Classifiers Generalize to ImageNet?", ICML 2019.
-    Folders are named by the number of the class, '0' to '999'; that number counts,
-    not the place in the order of strings, in which '10' comes before '2'.
+    Folders are named by the index of the class, '0' to '999'. That index is used, not
+    the position in string order, in which '10' comes before '2'.
 
     Args:
-        data_root (str): Where the sets are, each in the folder that its archive
-            has.
+        data_root (str): Folder of the sets, each in the folder that its archive has.
         variant (str): 'matched-frequency', 'threshold-0.7' or 'top-images'.
         **kwargs: ``pipeline``, ``in_memory`` and ``max_images`` of
             :class:`ImageSet`.
 
     Raises:
-        FileNotFoundError: If the set is not there.
+        FileNotFoundError: If the set does not exist.
         RuntimeError: If folders are not named 0 to 999.
         ValueError: If there is no such variant.
     """

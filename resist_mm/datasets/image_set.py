@@ -20,12 +20,12 @@ __all__ = ['ImageSet']
 class ImageSet(Dataset):
     """Images with labels; the base of the registered sets.
 
-    A sample is ``dict(inputs=image, labels=number of the class)``. Single images
-    pass through ``pipeline``. With ``in_memory=True`` all of them lie in memory as
-    one uint8 tensor; without a pipeline whole batches are then cut out of it at
-    once, to be cropped, flipped and normalised on the device by
-    ``resist_mm.BatchPreprocessor``, which takes the same pipelines. The dataloader
-    needs ``collate_fn=dict(type='resist_mm.collate')`` and no worker processes.
+    A sample is ``dict(inputs=image, labels=index of the class)``. Single images pass
+    through ``pipeline``. With ``in_memory=True`` all images are kept in memory as one
+    uint8 tensor. Without a pipeline, whole batches are then taken from it at once, to
+    be cropped, flipped and normalised on the device by ``resist_mm.BatchPreprocessor``,
+    which takes the same pipelines. The dataloader then needs
+    ``collate_fn=dict(type='resist_mm.collate')`` and no worker processes.
 
     Args:
         images (Sequence[str] or np.ndarray): Paths, or a uint8 array of shape
@@ -34,10 +34,10 @@ class ImageSet(Dataset):
         classes (Sequence[str]): Names of the classes.
         pipeline (Sequence[dict]): Transforms of ``torchvision.transforms.v2`` for
             single images: PIL images, or uint8 tensors of shape (3, H, W) with
-            ``in_memory``. Defaults to none.
-        in_memory (bool): Whether to keep all images in memory; those from files
-            must then have one size. Defaults to False.
-        max_images (int, optional): Use so many images only, spread evenly over the
+            ``in_memory``. Defaults to ().
+        in_memory (bool): Whether to keep all images in memory; they must then have
+            the same size. Defaults to False.
+        max_images (int, optional): Number of images to use, spread evenly over the
             set. Defaults to None: all.
 
     Raises:
@@ -56,7 +56,7 @@ class ImageSet(Dataset):
     ) -> None:
         self.metainfo = dict(classes=tuple(classes), dataset_type=type(self).__name__)
         self.labels = torch.as_tensor(labels)
-        # an array of bytes: loader processes share it, which they would not the strings of a list
+        # an array of bytes: loader processes share it, unlike a list of strings
         self.images = (
             images if isinstance(images, np.ndarray) else np.array([os.fsencode(path) for path in images])
         )
@@ -67,20 +67,20 @@ class ImageSet(Dataset):
 
     @classmethod
     def check_place(cls, *args: Any, **kwargs: Any) -> None:
-        """Raise FileNotFoundError if a set with these arguments is not where they say."""
+        """Raise FileNotFoundError if a set with these arguments does not exist."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One image, through the pipeline, and the number of its class."""
+        """One image, passed through the pipeline, and the index of its class."""
         image = self._read(index) if self.memory is None else self.memory[index]
         if self.pipeline is not None:
             image = self.pipeline(image)
         return dict(inputs=image, labels=self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch | list[dict[str, Any]]:
-        """A batch, at once where that is possible."""
+        """A batch, in one step if that is possible."""
         if self.memory is None or self.pipeline is not None:
             return [self[index] for index in indices]
         places = torch.as_tensor(indices)
@@ -105,12 +105,12 @@ class ImageSet(Dataset):
                 return image.convert('RGB')
         except OSError as error:
             raise RuntimeError(
-                f'{type(self).__name__}: the image {path!r} can not be read ({error}). The data set is '
-                'damaged: get it anew, or replace this file'
+                f'{type(self).__name__}: the image {path!r} cannot be read ({error}). The data set is '
+                'damaged: get it again, or replace this file'
             ) from None
 
     def path(self, index: int) -> str:
-        """The file of an image, of a set that is read from files."""
+        """The file of an image, for a set that is read from files."""
         return os.fsdecode(bytes(self.images[index]))
 
     def _load_all(self) -> np.ndarray:
@@ -122,8 +122,8 @@ class ImageSet(Dataset):
             image = np.asarray(self._read(i))
             if image.shape != first.shape:
                 raise ValueError(
-                    f'{type(self).__name__}: in_memory=True needs images of one size, but {self.path(i)!r} has '
-                    f'{image.shape[:2]} and {self.path(0)!r} has {first.shape[:2]} pixels. Leave in_memory out '
+                    f'{type(self).__name__}: in_memory=True needs images of equal size, but {self.path(i)!r} has '
+                    f'{image.shape[:2]} and {self.path(0)!r} has {first.shape[:2]} pixels. Remove in_memory '
                     'and resize in the pipeline'
                 )
             array[i] = image

@@ -1,7 +1,7 @@
 """A synthetic detection set in the layout of Pascal VOC: plain shapes on textured backgrounds.
 
-It needs no download, and a small detector learns it from scratch. Image ``i`` of a split depends on the seed
-and ``i`` alone, so a larger set begins with the images of a smaller one.
+It needs no download, and a small detector learns it from scratch. Image ``i`` of a split depends only on the
+seed and ``i``, so a larger set begins with the images of a smaller one.
 """
 
 import json
@@ -23,11 +23,11 @@ METAINFO = dict(
     palette=[(220, 20, 60), (0, 0, 230), (0, 182, 0), (250, 170, 30), (153, 69, 201)],
 )
 
-# not VOC2007 or VOC2012: from these names mmdet's VOCDataset infers the years' own rules
+# not VOC2007 or VOC2012: from these names mmdet's VOCDataset infers the rules of that year
 FOLDER = 'Shapes'
 PARAMETERS_FILE = 'shapes.json'
 SPLITS = ('trainval', 'test')
-FORMAT = 1  # to be raised when the same parameters give other images
+FORMAT = 1  # increase it when the same parameters give other images
 
 SIZE_RANGE = (0.2, 0.5)  # longer side of an object, as a share of the image's side
 MAX_OBJECTS = 4
@@ -58,9 +58,9 @@ class Shape:
 def make_shapes_voc(
     out_dir: str | Path, train: int = 400, test: int = 100, size: int = 160, seed: int = 0
 ) -> Path:
-    """Writes the set into ``out_dir/Shapes``, unless it is already there.
+    """Write the set into ``out_dir/Shapes``, unless it is already there.
 
-    The folder gets its name when it is complete, so an interrupted run leaves nothing that looks like a set.
+    The folder gets its name once it is complete, so an interrupted run leaves nothing that looks like a set.
 
     Args:
         out_dir (str | Path): The folder that takes the place of VOC's ``VOCdevkit``.
@@ -74,11 +74,11 @@ def make_shapes_voc(
 
     Raises:
         ValueError: If a parameter is out of range, or the set there was made with others.
-        FileExistsError: If the folder exists and is no set of this kind.
+        FileExistsError: If the folder exists and is not a set of this kind.
     """
     for key, value, least in (('train', train, 1), ('test', test, 1), ('size', size, 64), ('seed', seed, 0)):
         if value < least:
-            raise ValueError(f'{key} must be at least {least}, but is {value}')
+            raise ValueError(f'{key} must be at least {least}, got {value}')
     parameters = dict(train=train, test=test, size=size, seed=seed, format=FORMAT)
     folder = Path(out_dir) / FOLDER
     if _is_there(folder, parameters):
@@ -100,7 +100,7 @@ def make_shapes_voc(
 
 
 def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
-    """Draws one image with one to four shapes.
+    """Draw one image with one to four shapes.
 
     Args:
         rng (np.random.Generator): Source of all choices.
@@ -131,21 +131,21 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
 
 
 def _is_there(folder: Path, parameters: dict[str, int]) -> bool:
-    """Whether the set is there; an error if something else is."""
+    """Whether the set exists; raises an error if something else does."""
     if not folder.exists():
         return False
     try:
         found = dict(json.loads((folder / PARAMETERS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         raise FileExistsError(
-            f'{folder} has no readable {PARAMETERS_FILE}: it is no synthetic set; choose another folder'
+            f'{folder} has no readable {PARAMETERS_FILE}, so it is not a synthetic set: choose another folder'
         ) from None
     other = [
         f'{key}={found.get(key)}, not {value}' for key, value in parameters.items() if found.get(key) != value
     ]
     if other:
         raise ValueError(
-            f'{folder} was made with {"; ".join(other)}: remove it, choose another folder, or ask for these values'
+            f'{folder} was made with {"; ".join(other)}: remove it, choose another folder, or use these values'
         )
     return True
 
@@ -243,7 +243,7 @@ def _random_mask(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
 
 
 def _corners(name: str) -> Iterator[tuple[float, float]]:
-    """The outline of an upright shape, y downwards."""
+    """The outline of an upright shape, with y pointing downwards."""
     if name == 'cross':
         arm = 1 / 3
         yield from [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]

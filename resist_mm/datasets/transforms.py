@@ -17,14 +17,14 @@ def build_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> v2.Compose | None:
 
     Args:
         pipeline (Sequence[dict]): Transforms of ``torchvision.transforms.v2``, each
-            its arguments and its name as ``type``.
+            with its name as ``type`` and its arguments.
 
     Returns:
         v2.Compose: To be called with an image; None for an empty pipeline.
 
     Raises:
         ValueError: If torchvision has no such transform.
-        TypeError: If it does not take such arguments.
+        TypeError: If a transform does not take these arguments.
 
     Example:
         >>> train_pipeline = [
@@ -40,7 +40,7 @@ def build_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> v2.Compose | None:
 
 
 def build_transform(cfg: Mapping[str, Any]) -> v2.Transform:
-    """Build one transform; errors as of :func:`build_pipeline`."""
+    """Build one transform; errors as for :func:`build_pipeline`."""
     name, arguments = transform_arguments(cfg)
     cls = getattr(v2, name, None)
     if not (isinstance(cls, type) and issubclass(cls, v2.Transform)):
@@ -55,8 +55,8 @@ def build_transform(cfg: Mapping[str, Any]) -> v2.Transform:
 
 
 def transform_arguments(cfg: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Split a transform's config into its name and its arguments, with names of dtypes and
-    interpolations made to what torchvision wants.
+    """Split a transform's config into its name and its arguments, and convert names of dtypes
+    and interpolations to what torchvision expects.
 
     Raises:
         ValueError: If there is no ``type``, or the dtype or interpolation is not known.

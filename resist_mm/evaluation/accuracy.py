@@ -17,9 +17,9 @@ __all__ = ['Accuracy']
 class Accuracy(BaseMetric):
     """Share of images, in percent, whose class is among the k with the highest logits.
 
-    Over the test sets of all workers. Its keys are ``accuracy/top1`` and so on, so
-    ``CheckpointHook(save_best='accuracy/top1', rule='greater')`` keeps the best
-    checkpoint. Ties count as wrong: a network that answers nothing is not right.
+    It is computed over the test sets of all workers. Its keys are ``accuracy/top1`` and
+    so on, so ``CheckpointHook(save_best='accuracy/top1', rule='greater')`` keeps the best
+    checkpoint. Ties count as wrong, so that a network with constant logits scores zero.
 
     Args:
         topk (Sequence[int]): The k's. Defaults to (1, 5).
@@ -54,18 +54,18 @@ class Accuracy(BaseMetric):
                 )
         logits = torch.stack([sample['logits'] for sample in data_samples])
         own = logits.gather(1, torch.tensor([[sample['label']] for sample in data_samples]))
-        # not (smaller): what is equal, or not a number, counts as before the class itself
+        # not (smaller): logits that are equal, or not a number, rank before the class itself
         self.results += ((~(logits < own)).sum(1) - 1).tolist()
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
         """Average over the data set.
 
         Args:
-            results (list[int]): Of all images of all workers.
+            results (list[int]): The ranks of all images of all workers.
 
         Returns:
             dict[str, float]: In percent, by ``top1`` and so on.
         """
         if not results:
-            raise ValueError('Accuracy has no images to judge: the evaluated data set is empty')
+            raise ValueError('Accuracy has no images to evaluate: the evaluated data set is empty')
         return {f'top{k}': 100 * sum(rank < k for rank in results) / len(results) for k in self.topk}

@@ -15,9 +15,9 @@ class LossMetric(BaseMetric):
     paper <https://arxiv.org/abs/2107.00961>`_.
 
     mmengine's own validation loss is the mean over the images of one worker; this one is collected over all
-    workers, as any metric is. The model attaches the loss of every image to its data sample as a float named
-    ``loss``: :class:`ImageClassifier` does where there is a label, for :class:`YOLOV2` set
-    ``model.test_cfg.with_loss=True``.
+    workers, like any metric. The model attaches the loss of every image to its data sample as a float named
+    ``loss``: :class:`ImageClassifier` does so if there is a label, :class:`YOLOV2` if
+    ``model.test_cfg.with_loss=True`` is set.
 
     The metric's key is ``test/loss``, so ``CheckpointHook(save_best='test/loss')`` keeps the checkpoint with the
     lowest test loss. It has a prefix because mmengine's log averages ``loss`` over past validations.
@@ -25,7 +25,7 @@ class LossMetric(BaseMetric):
     Args:
         collect_device (str): Where results of several workers are collected, ``'cpu'`` or ``'gpu'``.
             Defaults to ``'cpu'``.
-        prefix (str, optional): Put before the key: ``'voc'`` gives ``voc/loss``. Defaults to None: ``'test'``.
+        prefix (str, optional): Prefix of the key: ``'voc'`` gives ``voc/loss``. Defaults to None: ``'test'``.
         collect_dir (str, optional): Directory shared by all workers for collecting on the CPU. Defaults to
             None.
 
@@ -48,7 +48,7 @@ class LossMetric(BaseMetric):
                 raise ValueError(
                     f'LossMetric found a data sample without a `loss`, which has {sorted(sample)}. '
                     'resist_mm.YOLOV2 gives one with `model.test_cfg.with_loss=True` and `LoadAnnotations` in the '
-                    'test pipeline; resist_mm.ImageClassifier where the data set gives `labels`'
+                    'test pipeline; resist_mm.ImageClassifier if the data set gives `labels`'
                 )
             self.results.append(float(sample['loss']))
 

@@ -1,4 +1,4 @@
-"""What a message looks like: compressed forms of flat tensors.
+"""Codecs: compressed messages of flat tensors.
 
 The paper quantises what is communicated to k bits and keeps the largest quarter
 of the weights (Appendix A.5, Table 9). A codec turns a flat tensor into a message
@@ -15,18 +15,19 @@ from torch import Tensor
 
 __all__ = ['BF16', 'Codec', 'Quantize', 'TopK']
 
-PIECE = 1 << 16  # numbers that are packed at a time: the words in between take eight times the memory
+PIECE = 1 << 16  # numbers packed at a time: the intermediate words take eight times their memory
 
 
 class Codec(ABC):
-    """A form of messages.
+    """Turns a flat tensor into a message and back.
 
     Attributes:
-        uses_reference: Whether a message holds changes against a tensor that sender
-            and receivers both have.
-        whole_for_new_holders: Whether a block travels uncompressed where one of its new
+        uses_reference: Whether a message holds changes relative to a tensor that both the
+            sender and the receivers have.
+        whole_for_new_holders: Whether a block travels uncompressed if one of its new
             holders has no old value of it.
-        feeds_errors_back: Whether what is left out of the shared part is added in the next round.
+        feeds_errors_back: Whether what compression leaves out of the shared part is added in
+            the next round (error feedback).
     """
 
     uses_reference = False
@@ -35,19 +36,19 @@ class Codec(ABC):
 
     @abstractmethod
     def message_bytes(self, numel: int) -> int:
-        """Size of the message of so many fp32 numbers, in bytes, overhead included."""
+        """Size of a message of ``numel`` fp32 numbers, in bytes, overhead included."""
 
     def scratch_bytes(self, numel: int) -> int:
-        """Most bytes that encoding or decoding so many numbers needs beside numbers and message."""
+        """Peak memory of encoding or decoding ``numel`` numbers, in bytes, without the numbers and the message."""
         return 4 * numel
 
     @abstractmethod
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Make a message.
+        """Encode a tensor.
 
         Args:
             tensor (Tensor): Shape (numel,), floating point.
-            reference (Tensor, optional): Shape (numel,); None counts as zeros.
+            reference (Tensor, optional): Shape (numel,); None stands for zeros.
 
         Returns:
             Tensor: Bytes, of shape (message_bytes(numel),).
@@ -55,14 +56,14 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
-        """Write what a message says into ``out``, of shape (numel,).
+        """Decode a message into ``out``, of shape (numel,).
 
-        ``reference`` is what the sender had; it may be ``out`` itself.
+        ``reference`` is the one that the sender encoded with; it may be ``out`` itself.
         """
 
 
 class BF16(Codec):
-    """Numbers as bfloat16: half the bytes, three significant digits."""
+    """Numbers in bfloat16: half the bytes, about three significant digits."""
 
     def message_bytes(self, numel: int) -> int:
         """Two bytes a number."""
@@ -73,26 +74,26 @@ class BF16(Codec):
         return tensor.to(torch.bfloat16).view(torch.uint8)
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
-        """Widen."""
+        """Convert back."""
         out.copy_(message.view(torch.bfloat16))
 
 
 class Quantize(Codec):
     """Uniform quantisation to a few bits, packed.
 
-    The tensor is cut into chunks; each has its own zero (its smallest number) and
-    step, so that its numbers lie on ``2 ** bits`` levels. Rounded to nearest, a
-    number is off by half a step of its chunk at most. A message is the packed
-    codes, eight numbers in ``bits`` bytes, then zero and step of every chunk in
-    fp32.
+    The tensor is cut into chunks. Each has its own zero point (its smallest number)
+    and step, so that its numbers lie on ``2 ** bits`` levels. With rounding to
+    nearest, a number is off by at most half a step of its chunk. A message consists
+    of the packed codes, eight numbers in ``bits`` bytes, followed by the zero point
+    and step of every chunk in fp32.
 
     Args:
         bits (int): 4 to 8.
-        stochastic (bool): Whether to round up or down at random so that the result
-            is right on average (Alistarh et al., QSGD, arXiv:1610.02132), instead of
-            to nearest. Defaults to False.
-        chunk (int): Numbers in a chunk, a multiple of 8. Defaults to 512, whose
-            zero and step take 8 bytes.
+        stochastic (bool): Whether to round up or down at random, without bias
+            (Alistarh et al., QSGD, arXiv:1610.02132), instead of to nearest.
+            Defaults to False.
+        chunk (int): Numbers in a chunk, a multiple of 8; its zero point and step take
+            8 bytes. Defaults to 512.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -108,7 +109,7 @@ class Quantize(Codec):
         self.chunk = chunk
 
     def message_bytes(self, numel: int) -> int:
-        """Codes of whole groups of eight numbers, and 8 bytes a chunk."""
+        """The codes, in whole groups of eight, and 8 bytes for each chunk."""
         return -(-numel // 8) * self.bits + 8 * -(-numel // self.chunk)
 
     def scratch_bytes(self, numel: int) -> int:
@@ -120,7 +121,7 @@ class Quantize(Codec):
         numel, num_chunks = tensor.numel(), -(-tensor.numel() // self.chunk)
         padded = tensor.float()
         if numel % self.chunk:
-            # the last number again, which changes no chunk's range
+            # padding with the last number does not change the chunk's range
             filler = padded[-1:].expand(num_chunks * self.chunk - numel)
             padded = torch.cat([padded, filler])
         chunks = padded.view(num_chunks, self.chunk)
@@ -133,7 +134,7 @@ class Quantize(Codec):
         return torch.cat([_pack_bits(codes, self.bits), scales.view(torch.uint8)])
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
-        """Unpack and put on the levels."""
+        """Unpack and dequantise."""
         numel, num_chunks = out.numel(), -(-out.numel() // self.chunk)
         packed, scales = message.split([-(-numel // 8) * self.bits, 8 * num_chunks])
         zero, step = scales.clone().view(torch.float32).view(2, num_chunks, 1)
@@ -147,17 +148,17 @@ class Quantize(Codec):
 class TopK(Codec):
     """The numbers that changed most; the others keep their old values.
 
-    With a reference a message holds the largest changes against it; without one,
-    the largest numbers, and the others become zero (the paper's way). Positions
-    are a bit map, one bit a number; values are fp32.
+    With a reference, a message holds the largest changes relative to it; without one,
+    it holds the largest numbers, and the others become zero (as in the paper).
+    Positions are sent as a bit map, values in fp32.
 
     Args:
         share (float): Share of the numbers that is sent, above 0 and up to 1.
             Defaults to 0.25, as in the paper.
-        new_holders (str): What a block looks like whose new holders do not all have its
-            old value: 'whole', in fp32, or 'largest', its largest weights and zeros.
+        new_holders (str): How a block is sent if not all of its new holders have its old
+            value: 'whole', in fp32, or 'largest', its largest weights and zeros elsewhere.
             Defaults to 'whole'.
-        error_feedback (bool): Whether the changes of the shared part that were left
+        error_feedback (bool): Whether the changes of the shared part that are left
             out are added in the next round. Defaults to False.
 
     Raises:
@@ -179,15 +180,15 @@ class TopK(Codec):
         return min(numel, max(1, round(self.share * numel)))
 
     def message_bytes(self, numel: int) -> int:
-        """A bit for every number and 4 bytes for every one that is kept."""
+        """One bit for every number, and 4 bytes for every number that is kept."""
         return -(-numel // 8) + 4 * self._kept(numel)
 
     def scratch_bytes(self, numel: int) -> int:
-        """Changes, their sizes, places of the largest; and the mask, which is packed piece by piece."""
+        """Changes, their magnitudes, positions of the largest; and the mask, which is packed piece by piece."""
         return 9 * numel + 20 * self._kept(numel) + 24 * PIECE
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Find the largest."""
+        """Select the largest changes."""
         changes = tensor.float() if reference is None else tensor.float() - reference.float()
         kept = changes.abs().topk(self._kept(tensor.numel()), sorted=False).indices.sort().values
         mask = torch.zeros(-(-tensor.numel() // 8) * 8, dtype=torch.uint8, device=tensor.device)
@@ -208,7 +209,7 @@ class TopK(Codec):
 
 
 def _pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack numbers below ``2 ** bits``, eight in ``bits`` bytes; shape (8n,) to (bits * n,)."""
+    """Pack numbers below ``2 ** bits``, eight into ``bits`` bytes; shape (8n,) to (bits * n,)."""
     if bits == 8:
         return codes
     packed = torch.empty(codes.numel() // 8 * bits, dtype=torch.uint8, device=codes.device)

@@ -15,13 +15,13 @@ __all__ = ['stage_mean']
 def stage_mean(
     payload: Payload, messages: Sequence[Tensor], holders: Sequence[int], rank: int, shares: Sequence[float] | None
 ) -> None:
-    """Stage the mean of a payload's value and of what the other holders sent, in fp32 at least."""
+    """Stage the mean of a payload's value and the other holders' messages, computed in at least fp32."""
     assert payload.value is not None, 'this worker does not have it'
     value, room = payload.value, payload.make_room()
     share_of = None if shares is None else dict(zip(holders, shares, strict=True))
     others = [holder for holder in holders if holder != rank]
     precise = torch.promote_types(payload.dtype, torch.float32)
-    # without a codec the first message is in the room already, and the sum can grow there
+    # without a codec the first message has been received into the room, so that the sum can accumulate there
     in_place = share_of is None and precise == payload.dtype and payload.gathered.codec is None
     total = room if in_place else value.to(precise, copy=True)
     if share_of is not None:

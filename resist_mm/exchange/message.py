@@ -1,4 +1,4 @@
-"""A tensor on its way: what is sent of it, and where the result is put."""
+"""A tensor in an exchange: how it is sent, and where the result goes."""
 
 from __future__ import annotations
 
@@ -16,50 +16,51 @@ __all__ = ['Form', 'Payload']
 
 @dataclass(frozen=True)
 class Form:
-    """What the messages of a tensor look like.
+    """How the messages of a tensor are encoded.
 
     Attributes:
-        codec: How it is compressed; None: it is sent as it is.
-        reference: What sender and receivers both have, of shape (numel,); for codecs that use one.
+        codec: How it is compressed; None: it is sent uncompressed.
+        reference: A tensor of shape (numel,) that both the sender and the receivers have, for codecs that use one.
     """
 
     codec: Codec | None = None
     reference: Tensor | None = None
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """What to send: the tensor itself if there is no codec."""
+        """The message to send: the tensor itself if there is no codec."""
         return tensor if self.codec is None else self.codec.encode(tensor, self.reference)
 
     def decode(self, message: Tensor, out: Tensor) -> None:
-        """Write what a message says into ``out``."""
+        """Decode a message into ``out``."""
         if self.codec is not None:
             self.codec.decode(message, out, self.reference)
         elif message is not out:
             out.copy_(message)
 
     def shard(self, low: int, high: int) -> Form:
-        """The form of the part from one position up to another."""
+        """The form of the elements from ``low`` up to, but not including, ``high``."""
         return Form(self.codec, None if self.reference is None else self.reference[low:high])
 
 
 class Payload:
     """One flat tensor of a part of the network, in an exchange.
 
-    ``value`` is only read. Whatever an exchange makes of it is written to ``staged``, so that nothing is lost
-    until the exchange is accepted.
+    ``value`` is only read. The result of the exchange is written to ``staged``, so that nothing is lost until the
+    exchange is accepted.
 
     Args:
         numel (int): Number of elements; the same on all workers, whether they hold it or not.
         dtype (torch.dtype): Its dtype.
         device (torch.device): Its device.
-        gathered (Form): The form of messages to the aggregating worker, and of averages.
-        delivered (Form, optional): The form of messages to the new holders. Defaults to None: the same.
+        gathered (Form, optional): The form of messages to the aggregating worker, and of averages. Defaults to
+            None: uncompressed.
+        delivered (Form, optional): The form of messages to the new holders. Defaults to None: as ``gathered``.
 
     Attributes:
-        value: What this worker has, of shape (numel,); None if it takes no part or lacks it.
-        staged: Where the result goes, of shape (numel,); None if the value stays.
-        residual: What compression has left out so far, added to ``value`` before it is averaged (error feedback).
-        staged_residual: What it leaves out this time.
+        value: This worker's value, of shape (numel,); None if it does not hold the tensor or is not involved.
+        staged: Where the result goes, of shape (numel,); None if the value does not change.
+        residual: What compression has left out so far; added to ``value`` before it is averaged (error feedback).
+        staged_residual: What compression leaves out in this exchange.
     """
 
     def __init__(
@@ -95,19 +96,19 @@ class Payload:
 
     @property
     def result(self) -> Tensor:
-        """What there is after the exchange."""
+        """The value after the exchange."""
         result = self.value if self.staged is None else self.staged
         assert result is not None, 'this worker has no part in it'
         return result
 
     def make_room(self) -> Tensor:
-        """Allocate the room for the result, unless there is one."""
+        """Allocate room for the result, unless that has been done."""
         if self.staged is None:
             self.staged = empty_flat(self.numel, self.dtype, self.device)
         return self.staged
 
     def empty_message(self, form: Form) -> Tensor:
-        """Room for a message."""
+        """Allocate room for a message."""
         if form.codec is None:
             return empty_flat(self.numel, self.dtype, self.device)
         return torch.empty(form.codec.message_bytes(self.numel), dtype=torch.uint8, device=self.device)

@@ -26,26 +26,25 @@ class Transfer:
 
 
 class ExchangePlan:
-    """What travels when holders that have diverged hand their blocks over.
+    """What travels when workers whose copies have diverged hand over their blocks.
 
-    A block becomes the mean over its old holders (Sec. 2.3 of the paper), which
-    one of them, the aggregating worker, computes; every new holder gets the
-    result. With old holders O and new holders N that is ``|O| + |N| - 1`` sends,
-    one less where a worker is in both, and no scheme does it with fewer. The
-    messages form two batches: ``gathers`` to the aggregating workers, then
-    ``deliveries`` from them.
+    A block becomes the mean over its old holders (Sec. 2.3 of the paper). One of
+    them, the aggregating worker, computes it, and every new holder receives the
+    result. With old holders O and new holders N this takes ``|O| + |N| - 1`` sends,
+    one less if some worker is in both, and no scheme needs fewer. The messages form
+    two batches: ``gathers`` to the aggregating workers, then ``deliveries`` from them.
 
-    Where every worker holds every block, as in local SGD, nothing is handed over: one average leaves the
-    mean everywhere, and there are no transfers.
+    If every worker holds every block, as in local SGD, nothing is handed over: a single average leaves the
+    mean on all workers, and there are no transfers.
 
-    All workers derive the same plan; nobody sends it.
+    All workers derive the same plan; it is never sent.
 
     Attributes:
         old (Assignment): Who holds the blocks before the exchange.
         new (Assignment): Who holds them after it.
         averaged (tuple[int, ...]): The blocks that are averaged over all workers, as the shared part is:
-            all or none.
-        aggregators (tuple[int, ...]): The aggregating worker of every other block.
+            either all of them or none.
+        aggregators (tuple[int, ...]): The aggregating worker of every block; empty if the blocks are averaged.
         gathers (tuple[Transfer, ...]): First batch of messages.
         deliveries (tuple[Transfer, ...]): Second batch.
     """
@@ -108,8 +107,8 @@ class ExchangePlan:
 
         Args:
             block_bytes (Sequence[int]): Length of the message of every block.
-            delivered_bytes (Sequence[int], optional): That of its deliveries, if it is
-                another.
+            delivered_bytes (Sequence[int], optional): Length of the messages that deliver
+                it. Defaults to None: the same.
         """
         delivered_bytes = block_bytes if delivered_bytes is None else delivered_bytes
         gathered = sum(block_bytes[t.block] for t in self.gathers)
@@ -119,9 +118,9 @@ class ExchangePlan:
 def _choose_aggregators(old: Assignment, new: Assignment) -> list[int]:
     """Choose the aggregating workers so that sends and receives are spread evenly.
 
-    Any old holder that is also a new one saves a send. Among the candidates that
-    keep the number of sends minimal, the least loaded one is taken; blocks
-    without a choice go first, so that the free choices even them out.
+    An aggregating worker that is both an old and a new holder saves a send. Among the
+    candidates that keep the number of sends minimal, the least loaded one is chosen;
+    blocks with a single candidate come first, so that the free choices balance the load.
     """
     sent = [0] * old.num_workers
     received = [0] * old.num_workers

@@ -1,4 +1,4 @@
-"""The mean of tensors that no all-reduce should sum: compressed ones, and those of half precision."""
+"""Averages tensors that an all-reduce must not sum: compressed ones, and those in half precision."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ['ShardedAverage']
 
 
 class ShardedAverage:
-    """Averages a payload over all workers: reduce-scatter and all-gather of messages.
+    """Averages a payload over all workers by a reduce-scatter and an all-gather of messages.
 
-    Every worker sends each other one that one's shard, encoded; decodes and averages, in fp32 at least, what it
-    gets for its own shard; and sends the result, encoded, to all. All workers decode the same messages, so they
-    agree bit for bit, and the number of bytes is the codec's ratio times that of an all-reduce.
+    Every worker is responsible for one shard. It receives that shard, encoded, from each of the others, decodes
+    and averages them in at least fp32, and sends the encoded mean to all. Since all workers decode the same
+    messages, they agree bit for bit; the traffic is that of an all-reduce times the codec's ratio.
 
-    Making the object sends off the first messages; :meth:`finish` does the rest. The mean is put in the payload's
-    ``staged``. A residual is added before encoding, and what is left out this time is put in
-    ``staged_residual`` (error feedback: Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014).
+    Constructing the object sends the first messages; :meth:`finish` does the rest. The mean goes to the payload's
+    ``staged``. A residual is added before encoding, and what is left out this time goes to ``staged_residual``
+    (error feedback: Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014).
 
     Args:
-        payload (Payload): The same on all workers, but for its value.
+        payload (Payload): The same on all workers, except for its value.
         shares (Sequence[float], optional): The share of each worker in the mean; they add up to 1.
-            Defaults to None: all the same.
+            Defaults to None: equal shares.
         host (bool): Whether messages go through host memory.
     """
 
@@ -47,7 +47,7 @@ class ShardedAverage:
         ]
         if residual is not None:
             self._leave_out(messages)
-        # a worker's own shard stays where it is, uncompressed
+        # a worker does not send its own shard, which stays uncompressed
         own = self.sizes[self.rank]
         splits = [0 if w == self.rank else size for w, size in enumerate(self.sizes)]
         received = [0 if w == self.rank else own for w in range(self.num_workers)]
@@ -65,14 +65,14 @@ class ShardedAverage:
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of the messages in memory, and of what encoding one needs."""
+        """Memory of the messages and of encoding one of them, in bytes."""
         messages = self.outgoing.nbytes + self.incoming.nbytes + (self.num_workers + 1) * max(self.sizes)
         codec = self.payload.gathered.codec
         low, high = self.bounds[0]
         return messages + (0 if codec is None else codec.scratch_bytes(high - low))
 
     def finish(self) -> None:
-        """Wait for the messages, average, and give the mean to all."""
+        """Wait for the messages, average them, and send the mean to all."""
         self.work.wait()
         mean = self._mean(self.incoming.to(self.payload.device))
         outgoing = self._bytes(max(self.sizes))
@@ -96,7 +96,7 @@ class ShardedAverage:
         return self.forms[self.rank]
 
     def _leave_out(self, messages: list[Tensor]) -> None:
-        """Note what the messages lack; a worker's own shard is not encoded."""
+        """Stage the difference between the values and the messages; a worker's own shard is not encoded."""
         left_out = torch.empty_like(self.total)
         for form, message, (low, high) in zip(self.forms, messages, self.bounds, strict=True):
             if low < high:
@@ -111,7 +111,7 @@ class ShardedAverage:
         low, high = self.bounds[self.rank]
         sent = torch.empty_like(mean)
         self._my_form.decode(self._message(self._my_form, message), sent)
-        # the others know nothing of what this one left out: it makes up for it in its own share of the next mean
+        # only this worker knows what its shard's mean lost, so it adds all of it through its own share of the next
         factor = self.num_workers if self.shares is None else 1 / self.shares[self.rank]
         self.payload.staged_residual[low:high] = (mean - sent) * factor
 

@@ -1,4 +1,4 @@
-"""What the transport is given, and what it counts."""
+"""What the transport works on, and the bytes that it counts."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ['Payloads', 'Traffic']
 
 
 class Payloads(Protocol):
-    """Where the transport finds what an exchange moves; results go to the payloads' ``staged``.
+    """Gives the transport the payloads of an exchange; results go to the payloads' ``staged``.
 
-    Lists of a block are alike on all workers, but for values.
+    The payloads of a block are the same on all workers, except for their values.
     """
 
     def shared(self) -> Sequence[Payload]:
-        """What every worker holds."""
+        """The payloads of what every worker holds."""
 
     def block(self, block: int) -> Sequence[Payload]:
-        """A block; with its value if this worker sends or aggregates it."""
+        """The payloads of a block, with values if this worker sends or aggregates it."""
 
     def gathered_bytes(self) -> Sequence[int]:
-        """Size of every block's messages to the aggregating worker, held or not."""
+        """Size of each block's messages to its aggregating worker, in bytes, held or not."""
 
     def delivered_bytes(self) -> Sequence[int]:
-        """Size of every block's messages to the new holders, held or not."""
+        """Size of each block's messages to a new holder, in bytes, held or not."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class Traffic:
     """Bytes that moved.
 
     Attributes:
-        sent: Bytes that this worker sent; of an all-reduce, its part of the ring's.
+        sent: Bytes that this worker sent; of an all-reduce, its part of the ring.
         received: Bytes that this worker received.
-        total: Bytes that all workers together sent, worked out without a message.
-        buffers: Most bytes that this worker needed at a time for messages, beyond the values that it has
-            and those that are staged.
+        total: Bytes that all workers together sent, computed without communication.
+        buffers: Peak memory of this worker beyond its model, in bytes: messages, and in an exchange of the
+            engine also what is staged, references and residuals.
     """
 
     sent: float = 0.0

@@ -1,4 +1,4 @@
-"""All arithmetic of bytes on the wire: what the engine counts and what the cost model predicts."""
+"""All arithmetic of bytes on the wire, for the engine's counters and the cost model alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     'sharded_average_bytes',
 ]
 
-SHARD_MULTIPLE = 8  # codecs pack numbers by eight
+SHARD_MULTIPLE = 8  # codecs pack eight numbers at a time
 
 
 class WireBytes(NamedTuple):
@@ -48,7 +48,7 @@ def all_reduce_bytes(nbytes: int, num_workers: int) -> WireBytes:
 
 
 def shard_bounds(numel: int, num_workers: int) -> list[tuple[int, int]]:
-    """Where the shard of each worker begins and ends; the last ones may be shorter, or empty."""
+    """Where each worker's shard begins and ends; the last shards may be shorter, or empty."""
     size = -(-numel // (num_workers * SHARD_MULTIPLE)) * SHARD_MULTIPLE
     return [(min(w * size, numel), min((w + 1) * size, numel)) for w in range(num_workers)]
 
@@ -61,8 +61,8 @@ def shard_bytes(numel: int, num_workers: int, itemsize: int, codec: Codec | None
 def sharded_average_bytes(sizes: Sequence[int], worker: int = 0) -> WireBytes:
     """Bytes of a reduce-scatter and an all-gather of messages.
 
-    Every worker sends each other one that one's shard, and its own averaged shard to all,
-    padded to the longest.
+    Every worker sends each of the others the shard that the other is responsible for, then
+    its own averaged shard, padded to the longest, to all of them.
 
     Args:
         sizes (Sequence[int]): Size of the message with each worker's shard, in bytes.

@@ -1,4 +1,4 @@
-"""Hooks that train in rounds: from the Runner's events to the engine."""
+"""Hooks that connect mmengine's Runner with the round engine."""
 
 from .local_sgd_hook import LocalSGDHook
 from .resist_hook import ResISTHook

@@ -1,4 +1,4 @@
-"""When the whole model is needed, and how many rounds that ends early."""
+"""When the whole model is needed, and how many rounds end early for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def saves_after_epoch(hook: Hook, runner: Runner) -> bool:
 
 
 def dataloader_length(runner: Runner) -> int | None:
-    """Number of batches of the training loader, if it has one."""
+    """Number of batches of the training loader; None if it has no length."""
     try:
         return len(runner.train_dataloader)
     except TypeError:  # of an IterableDataset
@@ -51,7 +51,7 @@ def dataloader_length(runner: Runner) -> int | None:
 def whole_model_iters(runner: Runner) -> set[int]:
     """The numbers of iterations, from 1, after which the whole model is needed."""
     epoch_based = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    # mmengine takes an iteration-based run for a single epoch
+    # mmengine treats an iteration-based run as a single epoch
     epoch_iters = (dataloader_length(runner) if epoch_based else None) or runner.max_iters
     iters: set[int] = set()
     if runner.val_loop is not None:
@@ -73,7 +73,7 @@ def cut_rounds(local_iters: int, needed: Iterable[int]) -> tuple[int, int]:
         needed (Iterable[int]): Iterations after which the whole model is needed.
 
     Returns:
-        tuple[int, int]: The rounds cut, and all rounds, up to the last of ``needed``.
+        tuple[int, int]: The number of rounds cut short and of all rounds, up to the last of ``needed``.
 
     Example:
         >>> cut_rounds(50, [100, 230])

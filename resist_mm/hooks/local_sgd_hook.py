@@ -17,12 +17,12 @@ class LocalSGDHook(RoundHook):
     """Local SGD: every worker trains the whole model, which is averaged once a round.
 
     The baseline of ResIST (Sec. 2.4): Lin et al., "Don't Use Large Mini-Batches, Use
-    Local SGD", ICLR 2020, arXiv:1808.07217. Any model will do (with a ``train_step`` of its own, set
-    ``bn='average'``). With a partitioned stage, the activation scale stays what the weights say: 1 from
-    scratch.
+    Local SGD", ICLR 2020, arXiv:1808.07217. Works with any model; one with a custom
+    ``train_step`` needs ``bn='average'``. In a partitioned stage the activation scale
+    is not changed: it is that of the weights, or 1 from scratch.
 
     Args:
-        **kwargs: Arguments of :class:`RoundHook` but ``protocol``.
+        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``.
 
     Example:
         >>> custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=50)]

@@ -1,4 +1,4 @@
-"""Protocols from configs: those of this package, and whatever else is registered."""
+"""Builds protocols from configs: those of this package, and any others that are registered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROTOCOLS.register_module(module=LocalSGD)
 def build_protocol(cfg: dict | RoundProtocol) -> RoundProtocol:
     """Build a protocol from a config such as ``dict(type='ResIST', min_blocks=5)``.
 
-    Another one is registered with ``@resist_mm.registry.PROTOCOLS.register_module()``.
+    Register your own with ``@resist_mm.registry.PROTOCOLS.register_module()``.
 
     Raises:
         ValueError: If the type is not known or an argument is out of range.

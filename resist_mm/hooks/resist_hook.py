@@ -24,18 +24,18 @@ class ResISTHook(RoundHook):
     ``resist_mm.PreActResNet``.
 
     Args:
-        min_blocks (int, optional): Least number of partitioned blocks of a worker;
+        min_blocks (int, optional): Minimum number of partitioned blocks of a worker;
             with many workers blocks are shared (Sec. 2.6, "Subnetwork depth").
-            The paper: 5 on CIFAR, 10 on ImageNet. Defaults to None: the smaller
-            of 5 and the number of partitioned blocks.
+            The paper uses 5 on CIFAR and 10 on ImageNet. Defaults to None: the
+            smaller of 5 and the number of partitioned blocks.
         warmup_rounds (int): Number of rounds of local SGD on the whole, scaled
             model before ResIST begins (Sec. 2.6, "Local SGD warm-up phase").
             Defaults to 0.
         activation_scale (float, optional): Factor of the residual branches of the
             partitioned blocks in the whole model (Sec. 2.6, "Scaling
             activations"); it becomes part of the weights. Defaults to None: the
-            share of the blocks that a worker holds, 1 / workers without sharing.
-        **kwargs: Arguments of :class:`RoundHook` but ``protocol``.
+            share of the blocks that a worker holds, 1 / workers if no block is shared.
+        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``.
 
     Raises:
         ValueError: If an argument is out of range; at the start of training, if
@@ -67,7 +67,7 @@ class ResISTHook(RoundHook):
         super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale), **kwargs)
 
     def announce(self, runner: Runner) -> None:
-        """Say who gets how much."""
+        """Log how the blocks are dealt out."""
         assert self.engine is not None
         protocol, num_blocks = self.protocol, self.engine.parts.num_blocks
         runner.logger.info(

@@ -1,4 +1,4 @@
-"""From the Runner's events to the engine."""
+"""Connects the Runner's events with the round engine."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ PROTOCOL_KEY = 'resist_mm_protocol'
 
 @HOOKS.register_module()
 class RoundHook(Hook):
-    """Runs training in rounds; a protocol says who holds which blocks in each.
+    """Trains in rounds; a protocol decides who holds which blocks in each.
 
-    A round is ``local_iters`` iterations that every worker trains by itself and
-    the exchange that ends it. It runs on over the end of an epoch. Either another
-    round follows, then blocks go straight from their old holders to the new ones;
-    or the model is made whole, because somebody is about to validate or save it.
-    Whatever needs the whole model ends the round early, and the log says so.
+    A round consists of ``local_iters`` iterations, which every worker trains
+    independently, and the exchange that ends it. It continues across the end of an
+    epoch. After it either the next round follows, and blocks go straight from their
+    old holders to the new ones; or the model is made whole, because it is about to be
+    validated or saved. Whatever needs the whole model ends the round early, and the
+    log says so.
 
-    What holds, beside what :class:`Engine` guarantees:
+    Guarantees, in addition to those of :class:`Engine`:
 
     - When the model is whole, all workers have the same parameters and buffers,
       bit for bit. It stays whole until the next training iteration.
     - Checkpoints hold the whole model in mmengine's ordinary format, and the index
-      of the next round. A resumed run deals the blocks as the first one would
-      have, also with another number of workers.
-    - If a worker fails in a round, the others find out at the next exchange, by
-      the timeout of the process group; what was trained since the last
+      of the next round. A resumed run deals the blocks as the original run would
+      have; it may use another number of workers.
+    - If a worker dies in a round, the others find out at the next exchange, by
+      the timeout of the process group; everything trained since the last
       checkpoint is lost.
 
-    The wrapper has to leave gradients alone::
+    The model wrapper must not exchange gradients::
 
         model_wrapper_cfg = dict(type='resist_mm.LocalModel')
 
@@ -61,20 +62,20 @@ class RoundHook(Hook):
         protocol (dict or RoundProtocol): Who holds what: ``dict(type='ResIST')``, ``dict(type='LocalSGD')``, or
             one that is registered in ``resist_mm.registry.PROTOCOLS``.
         local_iters (int): Iterations of a round, l in the paper. Defaults to 50.
-        momentum_restart_interval (int, optional): The optimizer starts afresh
-            every so many rounds (in the authors' scripts: every round). Between
-            restarts momentum is averaged and handed over with the parameters.
-            None: it never starts afresh. Gradients that are still being accumulated
+        momentum_restart_interval (int, optional): Number of rounds after which the
+            optimizer's state is cleared (in the authors' scripts: after every round).
+            Between restarts momentum is averaged and handed over with the parameters.
+            None: it is never cleared. Gradients that are still being accumulated
             when a round ends are dropped. Defaults to 1.
         bn (str): How BatchNorm gets running statistics for the whole model.
             'recalibrate': the last training batches run through it. 'average':
             they travel with the parameters. Defaults to 'recalibrate'.
         bn_batches (int): Number of batches of each worker to recalibrate with.
             Defaults to 8.
-        bn_interval (int): With 'average', statistics travel every so many rounds, and
-            whenever the model is made whole. Defaults to 1.
-        codec (dict, optional): How weights are compressed on their way from round to
-            round: ``dict(type='bf16')``, ``dict(type='quantize', bits=6)``,
+        bn_interval (int): With 'average', number of rounds after which statistics
+            travel; they also do whenever the model is made whole. Defaults to 1.
+        codec (dict, optional): How weights are compressed from round to round:
+            ``dict(type='bf16')``, ``dict(type='quantize', bits=6)``,
             ``dict(type='topk', share=0.25)``, with the arguments of the classes in
             ``resist_mm/exchange/codec.py`` (Appendix A.5), or one that is registered in
             ``resist_mm.registry.CODECS``. Making the model whole is always exact. Defaults to None: fp32.
@@ -110,24 +111,24 @@ class RoundHook(Hook):
         self.bn_interval = bn_interval
         self.codec = build_codec(codec)
         self.seed = seed
-        self.engine: Engine | None = None  # before_train makes it
+        self.engine: Engine | None = None  # created in before_train
         self._iters_done = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
     def announce(self, runner: Runner) -> None:
-        """Say in the log what is about to happen. Subclasses may."""
+        """Log what is about to happen; for subclasses."""
 
     @property
     def round(self) -> int:
-        """Index of the round that is running, or of the next one."""
+        """Index of the current round, or of the next one if the model is whole."""
         return 0 if self.engine is None else self.engine.round
 
     def before_train(self, runner: Runner) -> None:
-        """Set up; by now weights are initialised, loaded or resumed.
+        """Set up the engine; by now weights are initialised, loaded or resumed.
 
         Raises:
-            ValueError: If the config does not go together with rounds.
-            RuntimeError: If the workers disagree on what they are to do.
+            ValueError: If the config is incompatible with training in rounds.
+            RuntimeError: If the workers disagree on what to do.
         """
         name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -169,7 +170,7 @@ class RoundHook(Hook):
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Exchange after a full round; begin a round if none is running."""
+        """Exchange if the round is full; begin a round if none is running."""
         assert self.engine is not None
         if self.engine.in_sync:
             self.engine.begin_round()
@@ -184,23 +185,23 @@ class RoundHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Count the iteration; make the model whole if it is about to be saved."""
+        """Count the iteration; make the model whole if a checkpoint is about to be saved."""
         self._iters_done += 1
         self._batches.append(data_batch)
         if any(saves_after_iter(hook, runner) for hook in runner.hooks):
             self._make_whole(runner, 'a checkpoint')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Make the model whole if it is about to be saved."""
+        """Make the model whole if a checkpoint is about to be saved."""
         if any(saves_after_epoch(hook, runner) for hook in runner.hooks):
             self._make_whole(runner, 'a checkpoint')
 
     def before_val(self, runner: Runner) -> None:
-        """Make the model whole: it is what is evaluated."""
+        """Make the model whole for evaluation."""
         self._make_whole(runner, 'validation')
 
     def after_train(self, runner: Runner) -> None:
-        """Make the model whole: it is what training returns."""
+        """Make the model whole: it is the result of training."""
         self._make_whole(runner, 'the end of training')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -211,8 +212,8 @@ class RoundHook(Hook):
         """
         if self.engine is not None and not self.engine.in_sync:
             raise RuntimeError(
-                'a checkpoint would be saved inside a round, when the workers hold different blocks. Save '
-                "with mmengine's CheckpointHook, which is foreseen, or after validation or training"
+                'a checkpoint would be saved inside a round, while the workers hold different blocks. Save '
+                "with mmengine's CheckpointHook, for which the round ends first, or after validation or training"
             )
 
     def _make_whole(self, runner: Runner, reason: str) -> None:
@@ -237,13 +238,13 @@ class RoundHook(Hook):
         if resumed is not None:
             if self.seed not in (None, resumed):
                 runner.logger.warning(
-                    f'{type(self).__name__}.seed is {self.seed}, but the run to resume has {resumed}: going on '
-                    'with that, so that its rounds continue'
+                    f'{type(self).__name__}.seed is {self.seed}, but the run to resume used {resumed}: using that '
+                    'seed, so that its rounds continue'
                 )
             return resumed
         if self.seed is not None:
             return self.seed
-        # with diff_rank_seed every worker has another runner.seed
+        # with diff_rank_seed every worker has a different runner.seed
         seeds = [runner.seed]
         broadcast_object_list(seeds)
         return seeds[0]

@@ -1,4 +1,4 @@
-"""What a user sees of the rounds."""
+"""What the log shows of the rounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MB = 1e6
 
 
 class RoundLog:
-    """Shows each round as scalars ``train/...`` and as a line of the log.
+    """Logs each round, as scalars ``train/...`` and as a line.
 
     Args:
         runner (Runner): Of the run.
@@ -30,7 +30,7 @@ class RoundLog:
         self.runner, self.engine = runner, engine
 
     def begin(self) -> None:
-        """A round begins."""
+        """Log that a round begins."""
         self._show(round=self.engine.round)
         assignment = self.engine.assignment
         if assignment is not None and assignment.num_blocks:
@@ -39,12 +39,12 @@ class RoundLog:
     def end(
         self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float
     ) -> None:
-        """A round has ended.
+        """Log that a round has ended.
 
         Args:
-            index (int): The round.
+            index (int): Index of the round.
             depth (int): Number of partitioned blocks that this worker held.
-            iters (int): Its iterations.
+            iters (int): Number of iterations.
             traffic (Traffic): Bytes moved by the exchange.
             compute_sec (float): Seconds of the iterations.
             exchange_sec (float): Seconds of the exchange.
@@ -67,7 +67,7 @@ class RoundLog:
         )
 
     def end_early(self, index: int, iters: int, local_iters: int, reason: str) -> None:
-        """A round ends before it is full."""
+        """Log that a round ends before it is full."""
         if iters < local_iters:
             self.runner.logger.info(
                 f'Round {index} ends early, after {iters} of {local_iters} iterations: '
@@ -81,11 +81,11 @@ class RoundLog:
 
 def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
     """Warn of rounds that will end early, and of gradients that will be dropped."""
-    # OptimWrapperDict has no count of its own
+    # OptimWrapperDict has no such count
     accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
     if local_iters % accumulated and num_workers > 1:
         runner.logger.warning(
-            f'local_iters={local_iters} is no multiple of accumulative_counts={accumulated}: gradients '
+            f'local_iters={local_iters} is not a multiple of accumulative_counts={accumulated}: gradients '
             'that are still being accumulated when a round ends are dropped'
         )
     cut, rounds = cut_rounds(local_iters, whole_model_iters(runner))
@@ -98,7 +98,7 @@ def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
 
 
 def now() -> float:
-    """Seconds on a clock, once the GPU has done its work."""
+    """Seconds on a clock, once the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

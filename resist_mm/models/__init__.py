@@ -1,4 +1,4 @@
-"""What is trained: partitioned chains of blocks, backbones, and models around them.
+"""Models: partitioned chains of blocks, backbones, classifiers, detectors, and the wrapper for local training.
 
 Nothing is imported until it is needed, so that the partition of a plain PyTorch model needs none of OpenMMLab's
 packages.

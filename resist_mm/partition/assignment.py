@@ -17,13 +17,13 @@ class Assignment:
     Args:
         blocks_of_workers: The blocks of worker 0, of worker 1, and so on.
         num_blocks: Number of partitioned blocks, which count from 0.
-        weights: What each worker counts for in every mean, such as the number of samples that
-            it trains on; above 0. Defaults to None: all the same.
+        weights: The weight of each worker in every mean, such as the number of samples that
+            it trains on; above 0. Defaults to None: equal weights.
 
     Raises:
-        ValueError: If a block is out of range, stands twice on one worker, or
-            has no holder: its parameters would be lost. If a weight is not above 0, or there is not one
-            for each worker.
+        ValueError: If a block is out of range, is listed twice for one worker, or has no
+            holder (its parameters would be lost); if a weight is not above 0, or there is not
+            one for each worker.
 
     Example:
         >>> assignment = Assignment([[0, 2], [1, 2]], num_blocks=3)
@@ -54,7 +54,7 @@ class Assignment:
             raise ValueError(f'blocks {orphans} have no holder: every block needs at least one')
         if self.weights is not None:
             if len(self.weights) != self.num_workers:
-                raise ValueError(f'{self.num_workers} workers need as many weights, got {list(self.weights)}')
+                raise ValueError(f'{self.num_workers} workers need one weight each, got {list(self.weights)}')
             if not all(0 < weight < inf for weight in self.weights):
                 raise ValueError(f'the weights of workers must be finite and above 0, got {list(self.weights)}')
 
@@ -90,13 +90,13 @@ class Assignment:
         return self._blocks[worker]
 
     def shares(self, workers: Sequence[int] | None = None) -> list[float] | None:
-        """What each of some workers counts for in a mean over them; the shares add up to 1.
+        """The share of each worker in a mean over the given workers; the shares add up to 1.
 
         Args:
             workers (Sequence[int], optional): Defaults to None: all.
 
         Returns:
-            list[float], optional: None if all count the same.
+            list[float], optional: None if all have the same share.
         """
         if self.weights is None:
             return None

@@ -1,4 +1,4 @@
-"""Deals the partitioned blocks out anew for every round."""
+"""Deals out the partitioned blocks, anew for every round."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ DEFAULT_MIN_BLOCKS = 5
 class PartitionSampler:
     """A function from the round index to the assignment of that round.
 
-    The blocks are shuffled like a deck of cards and every worker takes its hand
-    from it (Sec. 2.2 of the paper; a hand at a time or card by card is the same
-    thing with a shuffled deck). Hands differ in size by one block at most, and
-    who gets the larger ones is drawn too. Where a hand would fall below
-    ``min_blocks``, all hands are that size and the deck is dealt from its start
-    again: blocks are then shared by several workers (Sec. 2.6, "Subnetwork
+    The blocks are shuffled like a deck of cards, and every worker takes its hand
+    from the deck (Sec. 2.2 of the paper; with a shuffled deck, dealing a hand at a
+    time or card by card comes to the same). Hands differ in size by at most one
+    block, and which workers get the larger hands is random as well. If a hand would
+    fall below ``min_blocks``, every hand has that size and the deck is dealt from
+    its start again: several workers then share a block (Sec. 2.6, "Subnetwork
     depth"), as evenly as possible.
 
-    The assignment depends on (``seed``, round index) alone. Nobody has to send
-    it, and training may resume with another number of workers.
+    The assignment depends only on ``seed`` and the round index. It never has to be
+    sent, and training may resume with another number of workers.
 
     Args:
         num_blocks (int): Number of partitioned blocks, at least 1.
@@ -35,8 +35,8 @@ class PartitionSampler:
 
     Raises:
         TypeError: If an argument is not an integer.
-        ValueError: If a number is out of range, above all ``min_blocks`` larger
-            than ``num_blocks``.
+        ValueError: If a number is out of range, in particular if ``min_blocks`` is
+            larger than ``num_blocks``.
 
     Example:
         >>> sampler = PartitionSampler(num_blocks=22, num_workers=4, seed=3)
@@ -63,13 +63,13 @@ class PartitionSampler:
 
     @property
     def blocks_per_worker(self) -> list[int]:
-        """Numbers of blocks that the workers get, in no fixed order of workers."""
+        """The sizes of the workers' hands, not in the order of the workers."""
         least, larger_hands = divmod(self.num_blocks, self.num_workers)
         return [max(self.min_blocks, least + (hand < larger_hands)) for hand in range(self.num_workers)]
 
     @property
     def share(self) -> float:
-        """Mean share of the blocks that a worker holds: 1 / workers without sharing.
+        """Mean share of the blocks that a worker holds: 1 / workers if no block is shared.
 
         This is the activation scale of the whole model (Sec. 2.6).
         """
@@ -103,7 +103,7 @@ def _check_integer(name: str, value: object, least: int | None = None) -> None:
 
 
 def _shuffled(items, rng: Random) -> list:
-    # Random.random() is the one generator whose sequence Python promises to keep;
-    # shuffle() may change between versions, and workers may run different ones.
+    # Random.random() is the only method whose sequence Python promises to keep:
+    # shuffle() may change between versions, and workers may run different versions
     keyed = [(rng.random(), item) for item in items]
     return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]

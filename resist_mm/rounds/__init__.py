@@ -1,4 +1,4 @@
-"""When it happens: rounds, without any Runner."""
+"""Training in rounds, without a Runner: the engine, its protocols, and what travels."""
 
 from .engine import Engine
 from .guard import ExchangeRefused

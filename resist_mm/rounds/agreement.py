@@ -1,4 +1,4 @@
-"""What all workers must have alike."""
+"""Checks that all workers agree."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def agree(values: dict[str, Any]) -> None:
     """Check that all workers have the same values.
 
     Args:
-        values (dict): What to compare, by a name that a user understands.
+        values (dict): The values to compare, each under a name that a user understands.
 
     Raises:
-        RuntimeError: On all workers, naming the value that differs and what each
-            worker has.
+        RuntimeError: On all workers, with the name of the value that differs and each
+            worker's value.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
@@ -34,7 +34,7 @@ def agree(values: dict[str, Any]) -> None:
 
 
 def digest(model: nn.Module) -> str:
-    """A short fingerprint of all parameters and buffers, bit by bit."""
+    """A short fingerprint of the bits of all parameters and buffers."""
     sha = hashlib.sha256()
     for tensor in [*model.parameters(), *model.buffers()]:
         data = tensor.detach().contiguous().cpu()

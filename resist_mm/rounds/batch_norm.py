@@ -29,15 +29,14 @@ def settle_buffers(
 ) -> Traffic:
     """Give the whole model its running statistics, and all workers the same buffers.
 
-    To be called by all workers once the model is whole, while it is in training mode.
+    All workers must call it once the model is whole and in training mode.
 
     Args:
         engine (Engine): Of this worker.
-        averaged (bool): Whether the statistics have travelled already. If so, they are
-            left alone.
+        averaged (bool): Whether the statistics have already travelled in the exchange. If so, they are not
+            changed here.
         batches (Sequence): Batches of this worker to recalibrate norms with. Defaults to ().
-        forward (Callable, optional): Runs the model on a batch; needed if there are batches. Defaults to
-            None: the model itself.
+        forward (Callable, optional): Runs the model on a batch. Defaults to None: the model itself.
 
     Returns:
         Traffic: The bytes moved.
@@ -59,7 +58,7 @@ def settle_buffers(
 
 
 def recalibrated_norms(model: nn.Module) -> list[_NormBase]:
-    """The BatchNorms of a model that are updating running statistics now."""
+    """The BatchNorms of a model that are currently updating running statistics."""
     return [norm for norm in running_norms(model) if isinstance(norm, _BatchNorm)]
 
 
@@ -69,20 +68,20 @@ def recalibrate(
 ) -> list[bool]:
     """Set the running statistics of norms from batches of this worker.
 
-    Statistics seen inside a sub-ResNet are not those of the whole model, so the
-    batches run through it, without gradients, and every norm takes the plain mean of
-    what it sees (as ``torch.optim.swa_utils.update_bn``, which would also reset the
-    norms that are meant to keep theirs). A norm that no batch reaches keeps what it
-    has. Random state and all other buffers are as before afterwards.
+    Statistics collected inside a sub-ResNet are not those of the whole model. So the
+    batches run through the whole model, without gradients, and every norm takes the
+    plain mean of their statistics (as in ``torch.optim.swa_utils.update_bn``, which
+    would also reset norms that are meant to keep theirs). A norm that no batch reaches
+    keeps its statistics. The random state and all other buffers are restored.
 
     Args:
         model (nn.Module): The whole model, in training mode, not its wrapper.
         norms (Sequence): The norms.
-        batches (Sequence): As they come from the training loader.
+        batches (Sequence): Batches as the training loader yields them.
         forward (Callable): Runs the model on a batch.
 
     Returns:
-        list[bool]: Whether a batch reached the norm, for each.
+        list[bool]: For each norm, whether a batch reached it.
     """
     if not norms or not batches:
         return [False] * len(norms)
@@ -107,7 +106,7 @@ def recalibrate(
 def _average_where_reached(
     norms: Sequence[_NormBase], reached: Sequence[bool], transport: Transport, traffic: Traffic
 ) -> list[Tensor]:
-    """Average statistics over the workers that set them; returns those that any worker set."""
+    """Average statistics over the workers that set them; return those that at least one worker set."""
     if not norms:
         return []
     statistics = [statistics_of([norm]) for norm in norms]

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the paper: train apart, aggregate, deal anew."""
+"""Algorithm 1 of the paper: train locally, aggregate, deal the blocks anew."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ __all__ = ['Engine']
 class Engine:
     """Trains a model in rounds, as one of several workers (Algorithm 1, Sec. 2.2 to 2.6).
 
-    To be made, and its methods called, by all workers of the default process group alike; without one there is
-    one worker. What holds:
+    All workers of the default process group must construct an engine and call its methods in the same order;
+    without a process group there is one worker. Guarantees:
 
     - Inside a round no worker waits for another: there is no collective.
-    - An exchange is accepted by all workers or changes nothing: what is received is staged beside what is held
-      until all have agreed. An error before that is raised on every worker, which then has the values from
-      before the exchange.
-    - Between rounds the model is whole, or another round begins at once. When it is whole, all workers have the
+    - An exchange is accepted by all workers or by none: what is received is staged beside the current values
+      until all workers have agreed. If preparing or completing it fails on one worker, all workers raise; if a
+      worker dies during the transfer, the others raise once the process group notices. All of them keep the
+      values from before the exchange.
+    - Between rounds the model is whole, or the next round begins at once. When it is whole, all workers have the
       same parameters, bit for bit.
     - The same seeds give the same result, to the last bit.
 
     Args:
-        model (nn.Module): The model, not a wrapper of it; it starts equal on all workers.
-        optimizers (Optimizer or Sequence[Optimizer]): All that train it.
+        model (nn.Module): The model, not a wrapper of it; the same on all workers at the start.
+        optimizers (Optimizer or Sequence[Optimizer]): All optimizers that train it.
         protocol (RoundProtocol): Who holds what.
         codec (Codec, optional): How weights are compressed from round to round (Appendix A.5). Making the model
-            whole is exact. Defaults to None: fp32.
-        momentum_restart_interval (int, optional): Optimizers start afresh every so many rounds; in between
-            their state travels. None: they never start afresh. Defaults to 1.
-        bn_interval (int, optional): Running statistics of norms travel every so many rounds, and whenever
-            the model is made whole. Defaults to None: never; see :mod:`resist_mm.rounds.batch_norm`.
+            whole is always exact. Defaults to None: fp32.
+        momentum_restart_interval (int, optional): Number of rounds after which the optimizers' state is cleared;
+            between restarts it travels. None: never cleared. Defaults to 1.
+        bn_interval (int, optional): Number of rounds after which the running statistics of norms travel; they
+            also do whenever the model is made whole. Defaults to None: they never travel; see
+            :mod:`resist_mm.rounds.batch_norm`.
         states (Sequence[TravellingState]): What else travels. Defaults to ().
 
     Attributes:
-        round: Index of the round that is running, or of the next one.
-        assignment: Who holds which blocks in the round that is running; None: the model is whole.
+        round: Index of the current round, or of the next one if the model is whole.
+        assignment: Who holds which blocks in the current round; None if the model is whole.
         parts: The parts of this worker's model.
 
     Example:
@@ -92,7 +94,7 @@ class Engine:
 
     @property
     def rank(self) -> int:
-        """This worker."""
+        """Rank of this worker."""
         return self.transport.rank
 
     @property
@@ -106,7 +108,7 @@ class Engine:
         return self.assignment is None
 
     def run_round(self, train_one_iteration: Callable[[], object], local_iters: int) -> Traffic:
-        """Run one round, from the dealing of the blocks to the next one."""
+        """Train ``local_iters`` iterations, then exchange; begin a round first if the model is whole."""
         if self.in_sync:
             self.begin_round()
         for _ in range(local_iters):
@@ -114,15 +116,15 @@ class Engine:
         return self.exchange()
 
     def begin_round(self) -> None:
-        """Begin a round from the whole model: equal copies need no message, blocks are just dropped."""
+        """Begin a round from the whole model. All copies are equal, so blocks are dropped without a message."""
         self._enter(self.protocol.assign(self.round))
 
     def make_whole(self) -> Traffic:
-        """End the round with the whole model on every worker; if it is whole, do nothing."""
+        """End the round with the whole model on every worker; do nothing if it is whole already."""
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
     def exchange(self, whole: bool = False) -> Traffic:
-        """End a round: aggregate the parts, hand blocks to their next holders, begin the next round.
+        """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
         Args:
             whole (bool): Whether every worker gets every block instead, and no round begins.
@@ -131,10 +133,11 @@ class Engine:
             Traffic: The bytes moved.
 
         Raises:
-            ExchangeRefused: If it failed on another worker; the values are those from before.
+            RuntimeError: If no round is running.
+            ExchangeRefused: If it failed on another worker; this worker keeps the values from before it.
         """
         if self.assignment is None:
-            raise RuntimeError('no round is running, so that there is nothing to exchange: begin_round() first')
+            raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         travelling = self.protocol.travelling(self.states, self.round, whole)
         for state in travelling:
             state.prepare()
@@ -166,11 +169,11 @@ class Engine:
     def _stage(self, plan: ExchangePlan, states: Sequence[TravellingState], exact: bool) -> StagedExchange:
         self.parts.check_trainable()
         if self.num_workers > 1:
-            self.parts.drop_gradients()  # of the old sub-ResNet; what is staged takes their memory
+            self.parts.drop_gradients()  # of the old sub-ResNet; staged values take their memory
         return StagedExchange(plan, self.rank, self.parts, states, exact, self._changes_means)
 
     def _enter(self, assignment: Assignment | None) -> None:
-        """Hold what an assignment says, and nothing else; None: the whole model."""
+        """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""
         self.assignment = assignment
         if assignment is None or assignment.is_full:
             self.parts.make_whole()

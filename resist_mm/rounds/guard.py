@@ -1,4 +1,4 @@
-"""All workers take a step, or none does."""
+"""A step succeeds on all workers, or none goes on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ['ExchangeRefused', 'Guard']
 
 
 class ExchangeRefused(RuntimeError):
-    """Another worker could not go on, so that the exchange was rolled back on all."""
+    """The exchange failed on another worker and was rolled back on all."""
 
 
 class Guard:
-    """Lets the workers vote, in one tiny message, before anything is changed.
+    """Lets the workers vote, with one tiny all-reduce, before anything is changed.
 
     Args:
-        transport (Transport): Carries the votes.
+        transport (Transport): Collects the votes.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -26,14 +26,16 @@ class Guard:
 
     @contextmanager
     def all_or_none(self, step: str) -> Iterator[None]:
-        """What is done inside has to succeed on all workers; to be entered by all of them, sending nothing inside.
+        """Require that the body succeeds on all workers.
+
+        All workers must enter it, and the body must not communicate.
 
         Args:
-            step (str): What it is, for the error.
+            step (str): Name of the step, for the error.
 
         Raises:
-            ExchangeRefused: If it failed on another worker.
-            Exception: Whatever was raised inside, after the others have been told.
+            ExchangeRefused: If the body failed on another worker.
+            Exception: Whatever the body raised on this worker, once the others have been told.
         """
         try:
             yield
@@ -44,6 +46,6 @@ class Guard:
         if refusing:
             workers = ', '.join(map(str, refusing))
             raise ExchangeRefused(
-                f'worker {workers} could not go on when {step}, and says why in its own error. The exchange was '
-                'rolled back: all workers have the values from before it'
+                f'worker {workers} failed while {step}; its own error says why. The exchange was rolled back: all '
+                'workers keep the values from before it'
             )

@@ -1,4 +1,4 @@
-"""What optimizers remember of parameters, for rounds between which momentum is kept."""
+"""The state of the optimizers, such as momentum, as something that travels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StateKind(NamedTuple):
 
     Attributes:
         key: Its name, such as 'momentum_buffer', 'exp_avg', 'step'.
-        like_param: Whether it is shaped as the parameter; if not, it is one number.
+        like_param: Whether it has the shape of the parameter; if not, it is a single number.
         dtype: Its dtype.
         on_cpu: Whether it stays on the CPU, as a step count does.
     """
@@ -54,15 +54,15 @@ class StateEntry(NamedTuple):
 
 
 class OptimizerState(TravellingState):
-    """What the optimizers of a run remember of parameters; it travels, or starts afresh.
+    """The state that a run's optimizers keep for each parameter; it travels, or is cleared.
 
-    Tensors travel with their parameter: those of its shape (SGD's
-    ``momentum_buffer``, Adam's ``exp_avg``) and single numbers (``step``).
+    Tensors travel with their parameter: those of its shape (SGD's ``momentum_buffer``,
+    Adam's ``exp_avg``) and single numbers (``step``).
 
     Args:
-        optimizers (Sequence[Optimizer]): All of the run.
-        restart_interval (int, optional): Optimizers start afresh every so many rounds; between restarts
-            their state travels. None: they never start afresh. Defaults to 1: it never travels.
+        optimizers (Sequence[Optimizer]): All optimizers of the run.
+        restart_interval (int, optional): Number of rounds after which the state is cleared; between
+            restarts it travels. None: it is never cleared. Defaults to 1: it never travels.
     """
 
     makes_copies = True
@@ -80,17 +80,17 @@ class OptimizerState(TravellingState):
         self._new: dict[tuple[nn.Parameter, str], Tensor] = {}  # allocated, not in use yet
 
     def travels(self, round_index: int, whole: bool) -> bool:
-        """Unless optimizers start afresh after this round."""
+        """Whether it travels: always, unless the optimizers restart after this round."""
         return self.restart_interval is None or (round_index + 1) % self.restart_interval != 0
 
     def prepare(self) -> None:
-        """Find out, with all workers, what there is to travel; once that is known, do nothing.
+        """Find out together with all workers what the optimizers keep; do nothing once that is known.
 
-        A worker may not have taken a step yet (a loss scale that is still too large,
-        accumulated gradients), and would not know by itself.
+        A worker that has not taken a step yet (because of a loss scale that is still too
+        large, or accumulated gradients) could not find out alone.
 
         Raises:
-            ValueError: On all workers, if an optimizer of one of them keeps something of another shape.
+            ValueError: On all workers, if an optimizer of one of them keeps a tensor of another shape.
         """
         if any(self._kinds.values()):
             return
@@ -108,14 +108,14 @@ class OptimizerState(TravellingState):
             self._kinds[optimizer] = [kinds[key] for key in sorted(kinds)]
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
-        """One tensor with everything, or none; at least fp32: a step count does not survive half precision."""
+        """One tensor with everything, or none; in at least fp32: half precision cannot hold step counts."""
         entries = self._entries(part)
         if not entries:
             return []
         return [(sum(e.numel for e in entries), torch.promote_types(torch.float32, entries[0].param.dtype))]
 
     def tensors(self, part: Part) -> list[Tensor]:
-        """Everything, packed; what an optimizer has not made yet counts as 0."""
+        """Everything, packed; state that an optimizer has not created yet counts as 0."""
         entries = self._entries(part)
         if not entries:
             return []
@@ -136,7 +136,7 @@ class OptimizerState(TravellingState):
         return [packed]
 
     def get_ready(self, part: Part) -> None:
-        """Allocate the state of parameters that the optimizers have none of."""
+        """Allocate state for parameters that have none yet."""
         for entry in self._entries(part):
             if self._state(entry).get(entry.kind.key) is None:
                 device = torch.device('cpu') if entry.kind.on_cpu else entry.param.device
@@ -145,7 +145,7 @@ class OptimizerState(TravellingState):
                 )
 
     def roll_back(self) -> None:
-        """Let go what was allocated."""
+        """Free what was allocated."""
         self._new.clear()
 
     @torch.no_grad()
@@ -166,12 +166,12 @@ class OptimizerState(TravellingState):
                 state.copy_(next(on_cpu) if is_number and entry.kind.on_cpu else piece.view(state.shape))
 
     def restart(self) -> None:
-        """Forget everything: the momentum restart."""
+        """Clear everything: the momentum restart."""
         for optimizer in self.optimizers:
             optimizer.state.clear()
 
     def forget(self, part: Part) -> None:
-        """Forget the parameters of a part that is dropped."""
+        """Clear the state of a part that is dropped."""
         for p in [] if part.flat is None else part.flat.params:
             if p in self._optimizer_of:
                 self._optimizer_of[p].state.pop(p, None)
@@ -180,7 +180,7 @@ class OptimizerState(TravellingState):
         return self._optimizer_of[entry.param].state.get(entry.param, {})
 
     def _entries(self, part: Part) -> list[StateEntry]:
-        """What travels with a part, held or not."""
+        """Everything that travels with a part, held or not."""
         if part.flat is None:
             return []
         return [
@@ -192,7 +192,7 @@ class OptimizerState(TravellingState):
 
 
 def _kinds_of(optimizer: Optimizer) -> list[StateKind] | str:
-    """What an optimizer keeps, judged by parameters that are not single numbers themselves; or an error."""
+    """What an optimizer keeps, judged by parameters of more than one element where possible; or an error."""
     kinds: dict[str, StateKind] = {}
     for p, state in optimizer.state.items():
         for key, value in state.items():

@@ -1,4 +1,4 @@
-"""What an exchange changes, kept beside what it will replace until all workers have accepted it."""
+"""The results of an exchange, kept beside the current values until all workers have accepted them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ['StagedExchange']
 class StagedExchange:
     """The payloads of an exchange on one worker.
 
-    Making it allocates the room for everything that will be received or averaged. Gradients should be dropped
-    before: the room is then no more than the memory that they had. :meth:`commit` swaps pointers, so that it
-    cannot fail half-way; :meth:`roll_back` lets the room go, and everything is as it was.
+    Constructing it allocates room for everything that will be received or averaged. Gradients should be dropped
+    first, so that the room can take their memory. :meth:`commit` swaps pointers, so that it cannot fail half-way;
+    :meth:`roll_back` frees the room and leaves every value as it was.
 
     Args:
         plan (ExchangePlan): The same on all workers.
         rank (int): This worker.
         parts (Parts): Its parts.
-        states (Sequence[TravellingState]): What travels with each.
-        exact (bool): Whether nothing may be compressed.
-        changes_means (bool): Whether the protocol may change a mean, which is then staged even if it is the
+        states (Sequence[TravellingState]): What travels with each part.
+        exact (bool): Whether compression is off.
+        changes_means (bool): Whether the protocol may change a mean; if so, a mean is staged even if it is the
             value of a single holder.
     """
 
@@ -53,8 +53,8 @@ class StagedExchange:
             raise
 
     def shared(self) -> list[Payload]:
-        """What every worker holds."""
-        # first the weights of all shared parts, then the next state
+        """The payloads of the shared part."""
+        # the weights of all shared parts come first, then the next state
         return [
             p for of_parts in zip(*map(self._of, self.parts.shared), strict=True) for of in of_parts for p in of
         ]
@@ -64,16 +64,16 @@ class StagedExchange:
         return [payload for of_state in self._of(self.parts.blocks[block]) for payload in of_state]
 
     def gathered_bytes(self) -> list[int]:
-        """Size of every block's messages to the aggregating worker, held or not."""
+        """Size of each block's messages to its aggregating worker, in bytes, held or not."""
         return [sum(p.gathered_bytes for p in self.block(block)) for block in range(self.parts.num_blocks)]
 
     def delivered_bytes(self) -> list[int]:
-        """Size of every block's messages to the new holders, held or not."""
+        """Size of each block's messages to a new holder, in bytes, held or not."""
         return [sum(p.delivered_bytes for p in self.block(block)) for block in range(self.parts.num_blocks)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the room that was allocated."""
+        """Size of the room that was allocated, in bytes."""
         return sum(
             p.nbytes
             for of_part in self._payloads.values()
@@ -83,18 +83,18 @@ class StagedExchange:
         )
 
     def averaged_parts(self) -> list[Part]:
-        """The parts whose mean all workers have alike."""
+        """The parts whose mean is the same on all workers."""
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
 
     def get_ready(self) -> None:
-        """Allocate the last of what :meth:`commit` needs."""
+        """Allocate whatever else :meth:`commit` needs."""
         for part, of_part in self._committed():
             for state, payloads in zip(self.states, of_part, strict=True):
                 if any(payload.staged is not None for payload in payloads):
                     state.get_ready(part)
 
     def commit(self) -> None:
-        """Put all results in place; what was there is let go."""
+        """Put all results in place; the old values are freed."""
         for part, of_part in self._committed():
             if part.staged is not None:
                 self.parts.put(part, part.staged)
@@ -103,7 +103,7 @@ class StagedExchange:
         self._let_go()
 
     def roll_back(self) -> None:
-        """Let all results go: every part has the value from before."""
+        """Discard all results: every part keeps the value from before."""
         for state in self.states:
             state.roll_back()
         self._let_go()
@@ -121,7 +121,7 @@ class StagedExchange:
         return self._payloads[part]
 
     def _stage(self, part: Part) -> None:
-        """Load what this worker sends or aggregates; make room for what it receives or averages."""
+        """Load what this worker sends or aggregates; allocate room for what it receives or averages."""
         for state, payloads in zip(self.states, self._of(part), strict=True):
             if part.block is None or part.block in self.plan.averaged:
                 state.load(part, payloads)
@@ -139,7 +139,7 @@ class StagedExchange:
         if (aggregates and len(old) > 1) or (not aggregates and self.rank in new):
             state.make_room(part, payloads, averaged=False)
         elif aggregates:
-            # the value of a single holder stays as it is, unless it is decoded from a message as the others' is
+            # a single holder keeps its value, unless it decodes the message that it sends, as its receivers do
             decoded = delivers and self.rank in new and any(p.delivered.codec is not None for p in payloads)
             if decoded or self._changes_mean(state):
                 state.make_room(part, payloads, averaged=False)

@@ -1,4 +1,4 @@
-"""What travels with a part: its weights, what optimizers remember of them, running statistics."""
+"""What travels with a part: its weights, its running statistics, and the base class for anything else."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ __all__ = ['RunningStatistics', 'TravellingState', 'Weights', 'pack', 'unpack']
 class TravellingState:
     """Something that every worker keeps for a part, and that travels with it.
 
-    At the end of a round it becomes the mean over the part's holders, and its new holders get that. A new kind
-    is a subclass that says which tensors a part has, and their sizes; as long as values are numbers of
-    which a mean makes sense, this is all. Its objects are given to the :class:`Engine`, or named by
-    a protocol.
+    At the end of a round it becomes the mean over the part's old holders, and the new holders get that mean. A
+    new kind is a subclass that implements :meth:`sizes`, :meth:`tensors` and :meth:`commit`; that is all, as long
+    as a mean of the values makes sense. Instances are passed to the :class:`Engine`, or named by a protocol.
 
     Attributes:
-        makes_copies: Whether :meth:`tensors` returns tensors of its own, that may be written to.
+        makes_copies: Whether :meth:`tensors` returns copies, which may be overwritten.
     """
 
     makes_copies = False
 
     def travels(self, round_index: int, whole: bool) -> bool:
-        """Whether it travels at the end of a round; ``whole``: the model is made whole then."""
+        """Whether it travels at the end of a round; ``whole`` says that the model is made whole."""
         return True
 
     def prepare(self) -> None:
-        """Called by all workers before an exchange in which it travels; may send messages."""
+        """Called on all workers before an exchange in which it travels; may communicate."""
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
-        """Number of elements and dtype of each tensor of a part, held or not; the same on all workers."""
+        """Number of elements and dtype of each of a part's tensors, held or not; the same on all workers."""
         raise NotImplementedError
 
     def tensors(self, part: Part) -> list[Tensor]:
-        """The tensors of a part that this worker holds, flat."""
+        """The flat tensors of a part that this worker holds."""
         raise NotImplementedError
 
     def get_ready(self, part: Part) -> None:
-        """Allocate whatever :meth:`commit` needs, which must not fail."""
+        """Allocate whatever :meth:`commit` needs, since that must not fail."""
 
     def roll_back(self) -> None:
-        """Called when the exchange is refused: undo :meth:`get_ready`."""
+        """Called when the exchange is rolled back: undo :meth:`get_ready`."""
 
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
-        """Put new values in place, as :meth:`tensors` would return them. Sends nothing."""
+        """Put new values, in the form of :meth:`tensors`, in place. Must not communicate."""
         raise NotImplementedError
 
     def nbytes(self, part: Part) -> int:
-        """Size of what a part has, in bytes, held or not."""
+        """Size of a part's tensors, in bytes, held or not."""
         return sum(numel * dtype.itemsize for numel, dtype in self.sizes(part))
 
     def restart(self) -> None:
@@ -66,25 +65,25 @@ class TravellingState:
         """Called when this worker drops a part."""
 
     def payloads(self, part: Part, device: torch.device, exact: bool, all_have_reference: bool) -> list[Payload]:
-        """The form of a part's messages.
+        """The payloads of a part, without values.
 
         Args:
             part (Part): The part.
-            device (torch.device): That of the model.
-            exact (bool): Whether nothing may be compressed.
-            all_have_reference (bool): Whether all who get the part had it in this round.
+            device (torch.device): Device of the model.
+            exact (bool): Whether compression is off.
+            all_have_reference (bool): Whether all workers that will hold the part hold it in this round too.
         """
         return [Payload(numel, dtype, device) for numel, dtype in self.sizes(part)]
 
     def load(self, part: Part, payloads: Sequence[Payload]) -> None:
-        """Give the payloads of a part that this worker holds their values."""
+        """Set the values of the payloads of a part that this worker holds."""
         for payload, tensor in zip(payloads, self.tensors(part), strict=True):
             payload.value = tensor
 
     def make_room(self, part: Part, payloads: Sequence[Payload], averaged: bool) -> None:
-        """Allocate where the result of an exchange goes."""
+        """Allocate room for the results of an exchange."""
         for payload in payloads:
-            # an average replaces a copy in place
+            # a copy may be averaged in place
             payload.staged = payload.value if averaged and self.makes_copies else payload.make_room()
 
     def settle(self, part: Part, payloads: Sequence[Payload]) -> None:
@@ -94,10 +93,10 @@ class TravellingState:
 
 
 class Weights(TravellingState):
-    """The trainable parameters of a part; they are sent from, and received as, its flat storage.
+    """The trainable parameters of a part, sent from its flat storage and received into new flat storage.
 
-    A codec compresses the weights of convolutions and linear layers only. Norms and biases, a thousandth of
-    the whole, travel as they are.
+    A codec compresses only the weights of convolutions and linear layers. Norms and biases, a thousandth of
+    the whole, travel uncompressed.
 
     Args:
         codec (Codec, optional): How weights are compressed from round to round. Making the model whole is always
@@ -116,7 +115,7 @@ class Weights(TravellingState):
         return [] if part.flat is None else [part.flat.flat]
 
     def payloads(self, part: Part, device: torch.device, exact: bool, all_have_reference: bool) -> list[Payload]:
-        """Weights, then norms and biases if weights are compressed."""
+        """One payload; if weights are compressed, a second one for norms and biases."""
         if part.flat is None:
             return []
         numel, weights = part.flat.numel, part.flat.num_weights
@@ -132,7 +131,7 @@ class Weights(TravellingState):
         return payloads
 
     def load(self, part: Part, payloads: Sequence[Payload]) -> None:
-        """Views of the flat storage; before an exact exchange, what compression left out is added."""
+        """Views of the flat storage; in an exact exchange, what compression has left out is added."""
         if not payloads:
             return
         (value,) = self.tensors(part)
@@ -147,14 +146,14 @@ class Weights(TravellingState):
         _split(payloads, value, 'value')
 
     def make_room(self, part: Part, payloads: Sequence[Payload], averaged: bool) -> None:
-        """New flat storage; the payloads get views of it."""
+        """Allocate new flat storage; the payloads get views of it."""
         if payloads:
             first = payloads[0]
             part.staged = empty_flat(sum(p.numel for p in payloads), first.dtype, first.device)
             _split(payloads, part.staged, 'staged')
 
     def settle(self, part: Part, payloads: Sequence[Payload]) -> None:
-        """Nothing is copied: :class:`Parts` puts the staged storage in place."""
+        """Replace the residual. The weights need no copy: :class:`Parts` puts the staged storage in place."""
         for payload in payloads:
             if payload.staged_residual is not None:
                 part.residual = payload.staged_residual
@@ -164,8 +163,8 @@ class RunningStatistics(TravellingState):
     """Running means and variances of the norms that are updating them (``bn='average'``).
 
     Args:
-        interval (int, optional): They travel every so many rounds, and whenever the model is made whole.
-            Defaults to None: never.
+        interval (int, optional): Number of rounds after which they travel; they also do whenever the model is made
+            whole. Defaults to None: they never travel.
     """
 
     makes_copies = True
@@ -174,7 +173,7 @@ class RunningStatistics(TravellingState):
         self.interval = interval
 
     def travels(self, round_index: int, whole: bool) -> bool:
-        """In every ``interval``-th round, and with the whole model."""
+        """Whether they travel: in every ``interval``-th round, and when the model is made whole."""
         return self.interval is not None and (whole or (round_index + 1) % self.interval == 0)
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
@@ -183,12 +182,12 @@ class RunningStatistics(TravellingState):
         return [(sum(t.numel() for t in statistics), statistics[0].dtype)] if statistics else []
 
     def tensors(self, part: Part) -> list[Tensor]:
-        """All of them, packed."""
+        """All statistics, packed into one tensor."""
         statistics = statistics_of(part.norms)
         return [pack(statistics)] if statistics else []
 
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
-        """Unpack them."""
+        """Unpack them into the norms."""
         for message in tensors:
             unpack(statistics_of(part.norms), message)
 

@@ -11,7 +11,7 @@ from tests.toy import ToyData, ToyModel
 __all__ = ['CASES', 'Case']
 
 NUM_ITERS = 9
-SAVED_EVERY = 5  # no multiple of a round: rounds end early
+SAVED_EVERY = 5  # not a multiple of a round, so that rounds end early
 
 
 class Case(NamedTuple):

@@ -1,11 +1,11 @@
 """Records the golden traces: what real workers compute and send, iteration by iteration.
 
-    python -m tests.golden.record            # writes traces.json anew: only for a change that is meant
+    python -m tests.golden.record            # rewrites traces.json: only for an intended change of results
     python -m tests.golden.record FILE       # writes another file, to compare
 
-A trace is exact, so the arithmetic must not depend on the processor: kernels are held
-to the instructions that every x86-64 processor has. Where a processor still
-computes otherwise, the entry ``arithmetic`` of a file differs.
+A trace is exact, so the arithmetic must not depend on the processor: kernels are
+restricted to instructions that every x86-64 processor has. If a processor still
+computes differently, the entry ``arithmetic`` of the file differs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ TRACES = Path(__file__).with_name('traces.json')
 
 
 def trace_case(name: str, work_dir: str) -> dict[str, Any]:
-    """In every worker: train one case.
+    """Train one case; called in every worker.
 
     Returns:
-        dict: Of this worker, for every iteration: its ``losses`` and ``digests`` of what it holds when the
-        iteration begins; for every round: its ``bytes`` sent, received and those of all; the digest of the
-        whole ``model`` at the end.
+        dict: This worker's ``losses`` and ``digests`` of what it holds at the beginning, for every iteration; the
+        ``bytes`` sent, received, and sent by all, for every round; the digest of the whole ``model`` at the end.
     """
     import torch.distributed as dist
     from mmengine.hooks import Hook
@@ -71,7 +70,7 @@ def trace_case(name: str, work_dir: str) -> dict[str, Any]:
 
 
 def digest(model: Any) -> str:
-    """A fingerprint of the parameters that are there and of all buffers, by name, bit for bit."""
+    """A fingerprint of the bits of all buffers and of the parameters held, by name."""
     import hashlib
 
     sha = hashlib.sha256()
@@ -83,12 +82,12 @@ def digest(model: Any) -> str:
 
 
 def trace_cases(names: list[str], work_dir: str) -> dict[str, dict[str, Any]]:
-    """In every worker: train several cases, one after the other."""
+    """Train several cases, one after the other; called in every worker."""
     return {name: trace_case(name, work_dir) for name in names}
 
 
 def record() -> dict[str, Any]:
-    """Train all cases; the traces of every worker by case."""
+    """Train all cases; returns the traces of every worker by case."""
     from tests.golden.cases import CASES
     from tests.workers import run_workers
 
@@ -102,7 +101,7 @@ def record() -> dict[str, Any]:
 
 
 def arithmetic() -> str:
-    """A fingerprint of how this machine computes: a few plain training steps, without this project's engine."""
+    """A fingerprint of this machine's arithmetic: a few plain training steps, without this project's engine."""
     import torch
     import torch.nn.functional as F
 
@@ -120,13 +119,13 @@ def arithmetic() -> str:
 
 
 def main() -> None:
-    """Record, in a process whose arithmetic is the same everywhere."""
+    """Record in a process whose arithmetic is the same everywhere."""
     if any(os.environ.get(name) != value for name, value in PORTABLE.items()):
         # libraries read them when they are loaded
         os.execve(sys.executable, [sys.executable, '-m', __spec__.name, *sys.argv[1:]], {**os.environ, **PORTABLE})
     traces = record()
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else TRACES
-    # a trace a line: the difference between two files shows which cases have changed
+    # one trace per line, so that a diff of two files shows which cases have changed
     lines = ',\n'.join(f'{json.dumps(name)}: {json.dumps(trace)}' for name, trace in traces.items())
     target.write_text(f'{{\n{lines}\n}}\n')
 

@@ -1,4 +1,4 @@
-"""Real workers compute and send today what they did when the traces were recorded, bit for bit."""
+"""Real workers compute and send the same as when the traces were recorded, bit for bit."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def test_trace(traces: dict, name: str):
         assert found['bytes'] == recorded['bytes'], f'worker {worker}'
         if traces['arithmetic'] == RECORDED['arithmetic']:
             assert found == recorded, f'worker {worker}'
-        else:  # a processor whose last bits are others
+        else:  # a processor whose last bits differ
             losses = [[float.fromhex(loss) for loss in trace['losses']] for trace in (found, recorded)]
             assert losses[0] == pytest.approx(losses[1], rel=1e-3), f'worker {worker}'

@@ -105,7 +105,7 @@ def test_max_images_are_spread_over_the_classes(tmp_path: Path):
 def test_images_in_memory_must_have_one_size(tmp_path: Path):
     generated_sets.make_image_folders(tmp_path, ('',), ('a',), per_class=1)
     Image.new('RGB', (16, 32)).save(tmp_path / 'a/other.jpg')
-    with pytest.raises(ValueError, match=r'in_memory=True needs images of one size, but .*other\.jpg'):
+    with pytest.raises(ValueError, match=r'in_memory=True needs images of equal size, but .*other\.jpg'):
         ImageFolder(str(tmp_path), in_memory=True)
 
 
@@ -150,7 +150,7 @@ def test_a_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError('no route to host')
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, 'download', offline)
-    with pytest.raises(RuntimeError, match=r'download=True, but https://.* can not be downloaded .*no route'):
+    with pytest.raises(RuntimeError, match=r'download=True, but https://.* cannot be downloaded .*no route'):
         CIFAR10(str(tmp_path), download=True)
 
 

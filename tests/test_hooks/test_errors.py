@@ -138,18 +138,18 @@ def test_two_protocols(tmp_path):
 
 def test_an_optimizer_that_makes_its_state_in_advance(tmp_path):
     adagrad = dict(optimizer=dict(type='Adagrad', lr=0.01))
-    with pytest.raises(ValueError, match=r'Adagrad makes its state .* such as SGD'):
+    with pytest.raises(ValueError, match=r'Adagrad creates its state .* such as SGD'):
         toy_runner(tmp_path, [ResISTHook()], optim_wrapper=adagrad).train()
 
 
 class OwnStep(ToyModel):
-    """Has a train_step of its own."""
+    """Has a custom train_step."""
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict:
         return super().train_step(data, optim_wrapper)
 
 
 def test_recalibrating_a_model_with_its_own_train_step(tmp_path):
-    with pytest.raises(ValueError, match=r"OwnStep has a train_step of its own .* set bn='average'"):
+    with pytest.raises(ValueError, match=r"OwnStep has a custom train_step .* set bn='average'"):
         toy_runner(tmp_path, [LocalSGDHook()], model=OwnStep()).train()
     toy_runner(tmp_path, [LocalSGDHook(bn='average')], model=OwnStep()).train()

@@ -1,4 +1,4 @@
-"""What a user sees of the rounds."""
+"""What the log shows of the rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside a round: what a worker holds, and that it talks to nobody."""
+"""Inside a round: what a worker holds, and that it does not communicate."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_an_ensemble_averages_logits(tmp_path: Path):
     predicted = ensemble(**batch(), mode='predict')
     assert_close(torch.stack([sample['logits'] for sample in predicted]), logits)
     assert predicted[0]['loss'] == pytest.approx(F.cross_entropy(logits[:1], batch()['labels'][:1]).item())
-    with pytest.raises(ValueError, match="got 'loss': train members apart"):
+    with pytest.raises(ValueError, match="got 'loss': train the members separately"):
         ensemble(**batch(), mode='loss')
     with pytest.raises(ValueError, match='must name a checkpoint for every member'):
         MODELS.build(dict(type='resist_mm.EnsembleClassifier', member=tiny(), checkpoints=[]))

@@ -188,7 +188,7 @@ def test_a_round_that_is_no_integer_would_deal_differently_and_is_refused(round_
         PartitionSampler(22, 4).sample(round_index)
 
 
-# A run that is resumed has to go on with the deals of the run before: change these and it does not.
+# A resumed run must deal the blocks as the original run would have: a change here breaks that.
 PINNED = {
     (22, 4, 5, 0, 0): [
         [1, 2, 7, 11, 16, 17],

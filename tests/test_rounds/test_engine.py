@@ -1,4 +1,4 @@
-"""An exchange is accepted by all workers or changes nothing; and what others can add to the engine."""
+"""An exchange is accepted by all workers or changes nothing; and how the engine can be extended."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def _interrupted(step: str) -> tuple:
     kept = kept and all(part.staged is None for part in engine.parts.all)
     if others_wait:
         return type(error).__name__, kept, None
-    engine.exchange()  # nothing is in the way of another try
+    engine.exchange()  # a second attempt succeeds
     engine.make_whole()
     return type(error).__name__, kept, _values(engine)
 
 
 def _in_a_group_that_may_break(step: str) -> tuple:
     result = _interrupted(step)
-    # run_workers leaves by a barrier, for which the broken group is no good
+    # run_workers ends with a barrier, which fails in a broken group
     if STEPS[step][2]:
         dist.barrier = dist.destroy_process_group = lambda *args, **kwargs: None
     return result

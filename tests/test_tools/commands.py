@@ -20,7 +20,7 @@ def run_tool(script: str, *args: object, **environment: str) -> str:
 
 
 def start_tool(script: str, *args: object, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script, whatever comes of it."""
+    """Run a script; it may fail."""
     command = [str(ROOT / 'tools' / script), *map(str, args)]
     if script.endswith('.py'):
         command.insert(0, sys.executable)

@@ -125,7 +125,7 @@ def test_other_parameters_are_refused(shapes: Path):
 
 def test_another_folder_of_that_name_is_not_touched(tmp_path: Path):
     (tmp_path / FOLDER).mkdir()
-    with pytest.raises(FileExistsError, match='no synthetic set'):
+    with pytest.raises(FileExistsError, match='not a synthetic set'):
         make_shapes_voc(tmp_path, train=1, test=1, size=SIZE)
     assert list((tmp_path / FOLDER).iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Time and count the exchange at the end of a round. ``--help`` says more."""
+"""Time and count the exchange at the end of a round. See ``--help``."""
 
 import os.path as osp
 import sys

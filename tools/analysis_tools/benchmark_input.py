@@ -1,4 +1,4 @@
-"""Measure a config's input, in batches and in single images. ``--help`` says more."""
+"""Measure a config's input, in batches and in single images. See ``--help``."""
 
 import os.path as osp
 import sys

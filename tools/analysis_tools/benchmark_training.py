@@ -1,4 +1,4 @@
-"""Measure training under DDP, local SGD and ResIST. ``--help`` says more."""
+"""Measure training under DDP, local SGD and ResIST. See ``--help``."""
 
 import os.path as osp
 import sys

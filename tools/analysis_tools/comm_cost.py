@@ -1,4 +1,4 @@
-"""Print what training costs in communication. ``--help`` says more."""
+"""Print the communication cost of training. See ``--help``."""
 
 import os.path as osp
 import sys

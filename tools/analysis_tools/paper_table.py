@@ -1,4 +1,4 @@
-"""Print the paper's tables beside what finished runs have measured. ``--help`` says more."""
+"""Print the paper's tables beside what finished runs have measured. See ``--help``."""
 
 import os.path as osp
 import sys

@@ -1,4 +1,4 @@
-"""Sum up a finished run. ``--help`` says more."""
+"""Summarize a finished run. See ``--help``."""
 
 import os.path as osp
 import sys

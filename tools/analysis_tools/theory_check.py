@@ -1,4 +1,4 @@
-"""Check Theorem 3.1 by experiment. ``--help`` says more."""
+"""Check Theorem 3.1 by experiment. See ``--help``."""
 
 import os.path as osp
 import sys

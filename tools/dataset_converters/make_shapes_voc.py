@@ -1,4 +1,4 @@
-"""Writes the synthetic detection set in VOC layout into a folder; needs no download.
+"""Write the synthetic detection set in VOC layout into a folder; needs no download.
 
 Example:
     python tools/dataset_converters/make_shapes_voc.py data/shapes --train 400 --test 100
@@ -11,7 +11,7 @@ from resist_mm.datasets import make_shapes_voc
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out_dir', help='the set is written into OUT_DIR/Shapes')
     parser.add_argument('--train', type=int, default=400, help='number of training images (default: 400)')
@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the set, or says in one line why not."""
+    """Write the set, or print in one line why that failed."""
     args = parse_args()
     try:
         folder = make_shapes_voc(args.out_dir, args.train, args.test, args.size, args.seed)

@@ -1,10 +1,10 @@
-# CIFAR-10, 128 images a worker, kept in memory. Each worker sees its shard once an epoch.
+# CIFAR-10, kept in memory, with a batch of 128 images per worker. Each worker sees its shard once per epoch.
 #
-# data_root: torchvision's layout, or class folders train/ and test/; RESIST_MM_CIFAR10=/path/ says where.
+# data_root: torchvision's layout, or class folders in train/ and test/; set it with RESIST_MM_CIFAR10=/path/.
 data_root = '{{$RESIST_MM_CIFAR10:data/cifar10/}}'
 train_dataloader = dict(
     batch_size=128,
-    num_workers=0,  # there is nothing to wait for: a batch is one look into memory
+    num_workers=0,  # a batch is a single lookup in memory
     pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='resist_mm.collate'),

@@ -1,5 +1,5 @@
-# ImageNet (ILSVRC2012) at 224x224, 256 images a worker; standard augmentation, the paper names no other.
-# RESIST_MM_IMAGENET=/path/ says where the folders train/ and val/ are.
+# ImageNet (ILSVRC2012) at 224x224, with a batch of 256 images per worker and standard augmentation (the paper does not
+# describe any other). RESIST_MM_IMAGENET=/path/ sets the location of the folders train/ and val/.
 data_root = '{{$RESIST_MM_IMAGENET:data/imagenet/}}'
 train_pipeline = [
     dict(type='RandomResizedCrop', size=224, antialias=True),

@@ -1,8 +1,8 @@
 # The paper's "ResNet101" for CIFAR: basic blocks in ResNet-101's layout, 22 of them partitioned; 41,350,730
 # parameters with 10 classes, 41,396,900 with 100.
 #
-# Batches are cropped, flipped and normalised on the device. The same transforms may stand in the pipelines of the
-# data sets instead, then single images go through them.
+# Batches are cropped, flipped and normalised on the device. The same transforms may be put in the pipelines of the data
+# sets instead, to be applied to single images.
 train_pipeline = [
     dict(type='RandomCrop', size=32, padding=4),
     dict(type='RandomHorizontalFlip'),
@@ -23,7 +23,7 @@ model = dict(
         stem='cifar',
         final_norm=False,  # as in the authors' scripts
         out_indices=(3,),
-        init='torch',  # likewise
+        init='torch',  # as in the authors' scripts
     ),
     num_classes=10,
 )

@@ -1,5 +1,5 @@
-# ResNet-101 for ImageNet, with pre-activation bottleneck blocks, 22 of them partitioned. Batches come as uint8, a
-# quarter of what float32 would take on its way, and are normalised on the device.
+# ResNet-101 for ImageNet, with pre-activation bottleneck blocks, 22 of them partitioned. Batches arrive as uint8, a
+# quarter of the size of float32, and are normalised on the device.
 normalize = [
     dict(type='ToDtype', dtype='float32', scale=True),
     dict(type='Normalize', mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),

@@ -1,4 +1,4 @@
-"""What training costs in communication, worked out before anything runs."""
+"""The communication cost of training, computed before anything runs."""
 
 from .network_size import NetworkSize, PartSize
 from .protocols import ddp_cost, gpipe_cost, local_sgd_cost, resist_cost, warmup_cost

@@ -1,8 +1,8 @@
-"""What training costs in communication: ResIST, local SGD, data-parallel training and GPipe.
+"""The communication cost of training: ResIST, local SGD, data-parallel training and GPipe.
 
-All workers together, in GB (decimal), counted in two ways: "paper", everything that a
-worker holds, uploaded and downloaded (Table 1 of the paper); and "wire", every byte
-sent, once (ring all-reduces and direct hand-overs).
+For all workers together, in GB (decimal), counted in two ways: "paper", an upload and a
+download of everything that a worker holds (Table 1 of the paper); and "wire", every byte
+sent, counted once (ring all-reduces and direct hand-overs).
 
 Examples:
     python tools/analysis_tools/comm_cost.py --arch preact_resnet101 --dataset cifar100 --workers 2 4 8
@@ -34,10 +34,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--arch', choices=list(ARCHITECTURES), default='preact_resnet101', help='a named network')
-    what.add_argument('--config', help='count for the model of this config file')
+    what.add_argument('--config', help='count for the model of this config')
     parser.add_argument('--dataset', choices=list(DATASETS), help='default: that of the network, or the config')
     parser.add_argument('--workers', type=int, nargs='+', default=[2, 4, 8], metavar='S')
-    parser.add_argument('--min-blocks', type=int, help='least number of partitioned blocks of a worker')
+    parser.add_argument('--min-blocks', type=int, help='minimum number of partitioned blocks of a worker')
     parser.add_argument(
         '--blocks-per-worker', type=int, nargs='+', metavar='K', help='exact numbers, one for each of --workers'
     )
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--micro-batches', type=int, help="of GPipe's batch; default: 4 for each worker")
     parser.add_argument('--image-size', type=int, nargs=2, metavar=('H', 'W'), help='default: of the data set')
-    parser.add_argument('--samples', type=int, default=DEFAULT_SAMPLES, help='rounds to take the mean of')
+    parser.add_argument('--samples', type=int, default=DEFAULT_SAMPLES, help='number of rounds to average over')
     parser.add_argument('--seed', type=int, default=0, help='of the partition')
     parser.add_argument('--json', action='store_true', help='print a JSON list instead of a table')
     parser.add_argument('--plot', metavar='FILE', help='draw Fig. 4 and Fig. 8: totals, and cost against workers')
@@ -73,7 +73,7 @@ def parse_args() -> argparse.Namespace:
 def rows_of(
     run: CountedRun, num_workers: int, blocks: int | None, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """What a run costs with a number of workers, by protocol and codec.
+    """The cost of a run with a given number of workers, by protocol and codec.
 
     Raises:
         ValueError: If the blocks cannot be dealt out like that.
@@ -99,7 +99,7 @@ def rows_of(
 
 
 def as_row(run: CountedRun, codec: str, cost: RoundCost, warmup: RoundCost | None = None) -> dict[str, Any]:
-    """One object of the output."""
+    """One row of the output, as an object."""
     schedule = run.schedule(cost.num_workers)
     row: dict[str, Any] = dict(
         protocol=cost.protocol,
@@ -128,7 +128,7 @@ def as_row(run: CountedRun, codec: str, cost: RoundCost, warmup: RoundCost | Non
 
 
 def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
-    """Print the costs, both ways of counting named."""
+    """Print the costs in both ways of counting."""
     network = run.network
     blocks = sum(block.total for block in network.blocks)
     batch = 'unknown batch' if run.batch_size is None else f'batch {run.batch_size} a worker'
@@ -156,7 +156,7 @@ def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Count, and print."""
+    """Count the costs and print them."""
     args = parse_args()
     try:
         run = run_of(args)

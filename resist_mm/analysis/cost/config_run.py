@@ -1,4 +1,4 @@
-"""What the communication of a config's run depends on: its model, its data, its lengths."""
+"""What a config says about communication: its model, its data, the length of its run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ['ConfigRun', 'network_size', 'read_config']
 
 @dataclass(frozen=True)
 class ConfigRun:
-    """A config's network and lengths; None: the config does not say.
+    """A config's network and lengths; None where the config does not say.
 
     Attributes:
         network: The sizes of the network.
@@ -42,7 +42,7 @@ class ConfigRun:
 
 
 def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigRun:
-    """Build a config's model, without storage where it lets one, and look up the rest.
+    """Build a config's model, without storage if that is possible, and look up the rest.
 
     Args:
         path (str): The config file.
@@ -50,14 +50,14 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
             activations. Defaults to None: what the training pipeline resizes to.
 
     Raises:
-        ValueError: If the file is no config, has no model, or the model cannot be built.
+        ValueError: If the file is not a config, has no model, or the model cannot be built.
     """
     try:
         cfg = Config.fromfile(path)
     except (AttributeError, KeyError, SyntaxError, TypeError) as error:
         raise ValueError(f'{path} cannot be read as a config: {error}') from None
     if 'model' not in cfg:
-        raise ValueError(f'{path} has no model, whose parameters are what is to be counted')
+        raise ValueError(f'{path} has no model whose parameters could be counted')
     loader = cfg.get('train_dataloader') or {}
     train_cfg = cfg.get('train_cfg') or {}
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] in ROUND_HOOKS]
@@ -112,7 +112,7 @@ def network_size(model: nn.Module, image_size: tuple[int, int] | None = None) ->
 
 
 def _part_size(params: Iterable[nn.Parameter]) -> PartSize:
-    """Codecs compress what has more than one dimension; frozen parameters are not sent."""
+    """Codecs compress parameters of more than one dimension; frozen parameters are not sent."""
     trainable = [p for p in params if p.requires_grad]
     weights = sum(p.numel() for p in trainable if p.dim() > 1)
     return PartSize(weights, sum(p.numel() for p in trainable) - weights)
@@ -145,7 +145,7 @@ def _activations(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int,
 
 
 def _image_size(pipelines: Iterable[Any]) -> tuple[int, int] | None:
-    """The size that the training pipeline makes images of, taken as height and width."""
+    """Height and width of the images that the training pipeline yields."""
     size = None
     for transform in (t for pipeline in pipelines for t in pipeline if isinstance(t, dict)):
         for key in ('crop_size', 'size', 'scale'):
@@ -161,7 +161,7 @@ def _image_size(pipelines: Iterable[Any]) -> tuple[int, int] | None:
 
 
 def _pipelines(dataset: Any) -> Iterator[Any]:
-    """The pipelines of a data set's config, those of data sets inside it too."""
+    """The pipelines of a data set's config, including those of nested data sets."""
     if not isinstance(dataset, dict):
         return
     for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:

@@ -1,4 +1,4 @@
-"""The run whose communication is counted: that of a named network, or that of a config."""
+"""The run whose communication is counted: that of a named network or of a config."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DEFAULT_LOCAL_ITERS = 50  # of the hooks
 
 @dataclass(frozen=True)
 class CountedRun:
-    """What is to be counted, but for the number of workers; None: not known.
+    """A run to be counted, without the number of workers; None where something is not known.
 
     Attributes:
         title: The network and the data set, in words.
         network: The sizes of the network.
         batch_size: Batch of one worker.
         local_iters: Iterations of a round.
-        min_blocks: Least number of partitioned blocks of a worker.
+        min_blocks: Minimum number of partitioned blocks of a worker.
         length: Number of training images.
-        epochs: Passes over the data, of two workers and of more.
+        epochs: Passes over the data with two workers, and with more.
         iters: Iterations of the run, instead of length and epochs.
         warmup_rounds: Rounds of local SGD before ResIST begins.
         whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
@@ -51,7 +51,7 @@ class CountedRun:
     notes: tuple[str, ...] = ()
 
     def schedule(self, num_workers: int) -> Schedule | None:
-        """How long the run is with a number of workers; None: not known."""
+        """The schedule of the run with a given number of workers; None if it is not known."""
         per_epoch = None
         if self.length is not None and self.batch_size is not None:
             per_epoch = ceil(self.length / (num_workers * self.batch_size))
@@ -89,7 +89,8 @@ def config_run(args: argparse.Namespace) -> CountedRun:
     """The run of a config file.
 
     Raises:
-        ValueError: If the file is no config of a model, or it has no rounds and nobody says how long they are.
+        ValueError: If the file is not a config of a model, or if neither it nor the command line says how long
+            a round is.
     """
     with redirect_stdout(sys.stderr):  # some of what a config imports prints
         from .config_run import read_config
@@ -132,7 +133,7 @@ def codec_name(cfg: dict | None) -> str:
 
 
 def run_of(args: argparse.Namespace) -> CountedRun:
-    """The run to be counted, with what the command line says otherwise."""
+    """The run to be counted, with the changes of the command line."""
     run = named_run(args) if args.config is None else config_run(args)
     given = {key: getattr(args, key) for key in ('batch_size', 'local_iters', 'min_blocks')}
     run = replace(run, **{key: value for key, value in given.items() if value is not None})

@@ -1,4 +1,4 @@
-"""The sizes that decide what a network's training sends. Plain arithmetic."""
+"""The sizes of a network that determine its communication. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PartSize:
         return PartSize(self.weights + other.weights, self.others + other.others)
 
     def message_bytes(self, codec: Codec | None = None) -> int:
-        """Size of a message with all of it."""
+        """Size of a message that holds the whole part, in bytes."""
         return message_bytes(self.weights, FP32_BYTES, codec) + message_bytes(self.others, FP32_BYTES)
 
     def average_bytes(self, num_workers: int, codec: Codec | None = None) -> float:
@@ -44,7 +44,7 @@ class PartSize:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The numbers of a network that decide what its training sends.
+    """The sizes of a network that determine its communication.
 
     Attributes:
         shared: The part that every worker holds.

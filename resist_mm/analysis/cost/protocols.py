@@ -39,12 +39,12 @@ def resist_cost(
         min_blocks (int, optional): As that of :class:`PartitionSampler`.
         samples (int): Number of rounds to sample. Defaults to 1,000.
         seed (int): Seed of the partition. Defaults to 0.
-        codec (Codec, optional): How weights are compressed. A block that travels whole
-            because a new holder has no old value of it is counted so on the wire; the
-            paper's way of counting knows no such distinction.
+        codec (Codec, optional): How weights are compressed. A block that travels
+            uncompressed because a new holder has no old value of it is counted that way
+            on the wire; the paper's way of counting makes no such distinction.
 
     Returns:
-        RoundCost: Making the whole model in the last round is always fp32.
+        RoundCost: In its last round, which makes the model whole, everything is fp32.
 
     Raises:
         ValueError: If there is nothing to deal out, ``samples`` is below 1, or an
@@ -73,7 +73,7 @@ def resist_cost(
 def local_sgd_cost(network: NetworkSize, num_workers: int, codec: Codec | None = None) -> RoundCost:
     """A round of local SGD: the whole model is averaged once (Sec. 2.4).
 
-    The last round, after which the model is whole, is exact fp32 as that of ResIST.
+    In the last round, which makes the model whole, everything is fp32, as with ResIST.
     """
     return RoundCost(
         'local_sgd',
@@ -99,7 +99,7 @@ def warmup_cost(network: NetworkSize, num_workers: int, codec: Codec | None = No
 
 
 def ddp_cost(network: NetworkSize, num_workers: int, local_iters: int) -> RoundCost:
-    """As many iterations of data-parallel training as a round has.
+    """Data-parallel training for as many iterations as a round has.
 
     The gradients of the whole model are averaged in every iteration, in fp32.
     """
@@ -117,10 +117,10 @@ def ddp_cost(network: NetworkSize, num_workers: int, local_iters: int) -> RoundC
 def gpipe_cost(
     network: NetworkSize, num_workers: int, local_iters: int, batch_size: int, micro_batches: int | None = None
 ) -> RoundCost:
-    """As many iterations of a pipeline as a round has, on the same images.
+    """A pipeline for as many iterations as a round has, on the same images.
 
     Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965. The network is cut into S
-    parts of equally many residual blocks, which in a ResNet are about equal in
+    parts with equal numbers of residual blocks, which in a ResNet need about the same
     compute. In an iteration one pipeline trains on the batches that S workers would
     have trained on. At every cut the activations go forward and their gradients
     back, in fp32. The number of micro-batches changes the number of messages and
@@ -132,7 +132,7 @@ def gpipe_cost(
         local_iters (int): Iterations of a round.
         batch_size (int): Batch of one worker; the pipeline's is S times that.
         micro_batches (int, optional): Pieces that a batch is cut into. Defaults to
-            None: 4 S, from where on the GPipe paper finds the idle time negligible, or
+            None: 4 S, from which on the GPipe paper finds the idle time negligible, or
             the number of images if that is smaller.
 
     Raises:
@@ -159,7 +159,7 @@ def gpipe_cost(
 
 
 def pipeline_cuts(num_blocks: int, num_parts: int) -> list[int]:
-    """The numbers of blocks in front of each cut into parts of equally many blocks.
+    """The number of blocks before each cut, for parts with equal numbers of blocks.
 
     Raises:
         ValueError: If there are fewer blocks than parts.

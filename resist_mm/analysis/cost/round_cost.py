@@ -1,11 +1,11 @@
-"""What a round costs, how long a run is, and what the run costs then. Plain arithmetic.
+"""The cost of a round, the schedule of a run, and the cost of the run. Plain arithmetic.
 
 There are two ways of counting, always over all workers together:
 
-- ``paper``: everything that a worker holds, uploaded and downloaded once a round
-  (Table 1 of the paper). A message counts at its sender and at its receiver.
-- ``wire``: every byte sent, once: ring all-reduces, and the hand-overs of
-  :class:`ExchangePlan`. It is what really goes over the network.
+- ``paper``: everything that a worker holds is uploaded and downloaded once a round
+  (Table 1 of the paper). A message counts both at its sender and at its receiver.
+- ``wire``: every byte sent counts once: ring all-reduces, and the hand-overs of
+  :class:`ExchangePlan`. This is what actually goes over the network.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Schedule:
     Attributes:
         iters: Iterations of a worker.
         local_iters: Iterations of a round, l in the paper.
-        epochs: Passes over the data, of all workers together; None: not known.
-        warmup_rounds: Rounds of local SGD before ResIST begins; of ResIST's only.
-        whole_at: Iterations after which the model is made whole, for a validation or a
-            checkpoint, and a round may end early; after the last one it always is.
+        epochs: Passes over the data, of all workers together; None if not known.
+        warmup_rounds: Rounds of local SGD before ResIST begins; ResIST only.
+        whole_at: Iterations after which the model is made whole for a validation or a
+            checkpoint, so that a round may end early; after the last one it always is.
     """
 
     iters: int
@@ -44,7 +44,7 @@ class Schedule:
 
     @property
     def whole_rounds(self) -> list[int]:
-        """The rounds that end with the whole model; the last one does."""
+        """The rounds that end with the whole model; the last one always does."""
         ends, rounds, previous = [], 0, 0
         for iteration in sorted({at for at in self.whole_at if at < self.iters} | {self.iters}):
             rounds += ceil((iteration - previous) / self.local_iters)
@@ -54,7 +54,7 @@ class Schedule:
 
     @property
     def rounds(self) -> int:
-        """Rounds of a run; one that ends early is exchanged as any."""
+        """Number of rounds; a round that ends early counts like any other."""
         return self.whole_rounds[-1] + 1
 
 
@@ -90,10 +90,10 @@ class RoundCost:
     def per_run(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float]:
         """Bytes of a run, in both ways of counting: paper, wire.
 
-        What is sent in every iteration counts by iterations, what is sent at the end
-        of a round counts by rounds; ``warmup`` is what a warm-up round costs. On the wire
-        rounds that end with the whole model count as such, the paper does not tell them
-        from others.
+        What is sent in every iteration is counted by iterations, what is sent at the end
+        of a round by rounds; ``warmup`` is the cost of a warm-up round. On the wire,
+        rounds that end with the whole model are counted separately; the paper does not
+        distinguish them.
         """
         if self.protocol in ('ddp', 'gpipe'):
             rounds = schedule.iters / schedule.local_iters

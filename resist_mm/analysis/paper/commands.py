@@ -1,4 +1,4 @@
-"""The commands that reproduce a table of the paper, ready to be run from the root of a clone."""
+"""The commands that reproduce a table of the paper, ready to run from the root of a clone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['as_options', 'commands_of', 'print_commands']
 
 
 def print_commands(tables: list[str], root: str) -> None:
-    """Print the commands of some tables, each training once, below what the paper says of it.
+    """Print the commands of some tables, each training once, below the paper's figures for it.
 
     Args:
         tables (list[str]): Of :data:`TABLES`.
@@ -78,7 +78,7 @@ def _as_text(value: Any) -> str:
 
 
 def _expected(cells: list[Cell]) -> str:
-    """What a training is called in the table, and the paper's figures."""
+    """The labels of a training in the table, and the paper's figures."""
     figures = []
     for cell in cells:
         if cell.paper is not None:

@@ -20,8 +20,8 @@ class Cell:
         paper: The figure of the paper; None if it has none.
         training: Name of the training.
         baseline: Name of the training that a speed-up refers to.
-        tested: Work dir of a separate test, from that of the run; '' if validations count.
-        deviation: That of the paper's figure over three trials; None if it is not of interest here.
+        tested: Work dir of a separate test, relative to that of the run; '' if validations count.
+        deviation: Deviation of the paper's figure over three trials; None if it is not used here.
     """
 
     table: str

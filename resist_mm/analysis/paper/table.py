@@ -1,7 +1,7 @@
 """Print the paper's tables beside what finished runs have measured, or the commands that run them.
 
 Runs are found by the configs in their work dirs, anywhere below a folder; several runs of one config with the same
-options are trials. Runs that have not come to their end are left out.
+options are trials. Unfinished runs are left out.
 
 Examples:
     python tools/analysis_tools/paper_table.py --commands 9 fig6
@@ -31,8 +31,8 @@ NO_RUN = 'no run'
 NOT_LOGGED = 'not logged'  # data-parallel runs do not count bytes, for one
 BYTES = ('GB', 'GB a round')
 BYTES_NOTE = (
-    'GB measured are sent by all workers, each byte once; the paper counts an upload and a download of all that a '
-    'worker holds (comm_cost.py has both).'
+    'Measured GB are the bytes that all workers sent, each counted once; the paper counts an upload and a '
+    'download of everything that a worker holds (comm_cost.py prints both).'
 )
 METRICS = {'top-1': ('accuracy/top1', max), 'test loss': ('/loss', min)}
 
@@ -44,7 +44,7 @@ class Trial:
     Attributes:
         work_dir: Where it is.
         run: What its logs say.
-        training: Name of the training that it is a trial of; empty if it is of none.
+        training: Name of the training that it is a trial of; empty if there is none.
     """
 
     work_dir: Path
@@ -93,7 +93,7 @@ def _single_value(cell: Cell, run: RunSummary, trials: Sequence[Trial]) -> float
         'seconds': run.train_sec,
         'hours': run.train_sec / 3600,
         'GB': run.total('total_mb') / 1e3,
-        # the median: in rounds that end in a validation the model is made whole, which takes more
+        # the median, because rounds that end in a validation make the model whole, which takes more
         'GB a round': statistics.median([r['total_mb'] / 1e3 for r in run.rounds.values()] or [0]),
     }
     return values[cell.quantity]
@@ -154,7 +154,7 @@ def render(rows: list[list[str]], style: str) -> str:
 
 
 def main() -> None:
-    """Print the tables asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('tables', nargs='*', metavar='TABLE', help=f'of {", ".join(TABLES)}; default: all')
     parser.add_argument(

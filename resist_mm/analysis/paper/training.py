@@ -1,4 +1,4 @@
-"""A training as a config and what is changed in it."""
+"""A training, described by a config and the changes to it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Training:
     """A training whose results are in the paper.
 
     Attributes:
-        name: Of it, and of its work dir: model, protocol, workers, batch, length, data.
+        name: Name of the training and of its work dir: model, protocol, workers, batch, length, data.
         config: Path of the config, in ``configs/``.
         workers: Number of workers.
         options: What is changed in the config, by key: ``--cfg-options``.
         tests: Tests of the last checkpoint.
         members: Number of networks that are trained apart, for an ensemble; 0: no ensemble.
-        last_checkpoint: Name of the last checkpoint, where something is tested apart.
+        last_checkpoint: Name of the last checkpoint, if there are separate tests.
     """
 
     name: str

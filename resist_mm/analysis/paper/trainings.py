@@ -1,4 +1,4 @@
-"""The trainings behind the paper's tables and figures: a config each, and what is changed in it."""
+"""The trainings behind the paper's tables and figures: a config each, with the changes to it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EVERY_STAGE = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 def _tables_1_2_4() -> Iterator[Training]:
-    """Sec. 6.1. With eight workers "a reduction in the number of local iterations", to what is not said.
+    """Sec. 6.1. For eight workers the paper does not say how far it reduces the number of local iterations.
 
-    The bytes of Table 1 are those of four blocks: the paper's five count the strided one too.
+    The bytes of Table 1 are those of four blocks: the paper's five include the strided one.
     """
     eight = {'resist': _hook(local_iters=25, min_blocks=4), 'local-sgd': _hook(local_iters=25)}
     for classes in (10, 100):
@@ -98,9 +98,9 @@ def _table_9() -> Iterator[Training]:
 
 
 def _figure_6() -> Iterator[Training]:
-    """Each step adds to those before it; the last one of two and of eight workers is in Table 2.
+    """Each step builds on those before it; the last steps, with two and with eight workers, are in Table 2.
 
-    With eight workers an epoch has 49 iterations: a validation every ten cuts one round in ten.
+    With eight workers an epoch has 49 iterations: a validation every ten epochs cuts one round in ten.
     """
     base = 'cifar/preact-resnet101_resist_4xb128-160e_cifar10.py'
     authors_weights = {'model.backbone.init': 'torch'}
@@ -120,7 +120,7 @@ def _figure_6() -> Iterator[Training]:
 
 
 def _figure_7() -> Iterator[Training]:
-    """15,625 iterations are a power of 5, so that no round is cut, and as many as 160 epochs of four workers."""
+    """15,625 iterations, as many as 160 epochs of four workers, are a power of 5, so that no round is cut."""
     config = 'cifar/preact-resnet152_resist-l100_4xb128-80e_cifar100.py'
     length = {'train_cfg.max_iters': 15625, 'param_scheduler.0.milestones': [7812, 11718]}
     for protocol, hook in (('resist', {}), ('local-sgd', LOCAL_SGD)):
@@ -154,7 +154,7 @@ def _small() -> Iterator[Training]:
     batch_statistics = {
         'model.backbone.norm_cfg.type': 'BN',
         'model.backbone.norm_cfg.track_running_stats': False,
-        # class folders are read class by class, and the statistics of a batch of one class say nothing
+        # class folders are read class by class, and the statistics of a batch of a single class are useless
         'val_dataloader.sampler.shuffle': True,
         'test_dataloader.sampler.shuffle': True,
     }
@@ -188,7 +188,7 @@ def _partition(stages: tuple[str, ...], first: bool) -> Options:
 
 
 def _post_activation(stages: tuple[str, ...], first: bool) -> Options:
-    """Another backbone in place of the config's."""
+    """Replace the config's backbone."""
     backbone = {'_delete_': True, 'type': 'resist_mm.CIFARResNet', 'out_indices': (3,)}
     return {**{f'model.backbone.{key}': value for key, value in backbone.items()}, **_partition(stages, first)}
 
@@ -213,7 +213,7 @@ TRAININGS: dict[str, Training] = {
 
 
 def training_of(config: str, workers: int, cfg: Mapping[str, Any]) -> Training | None:
-    """The training that a run is: of those that fit, the one with the most options.
+    """The training that a run belongs to: of those that match, the one with the most options.
 
     Args:
         config (str): Name of the run's config file, without ``.py``.
@@ -221,8 +221,8 @@ def training_of(config: str, workers: int, cfg: Mapping[str, Any]) -> Training |
         cfg (Mapping): The run's config, with everything that was changed in it.
 
     Returns:
-        Training: None if the run is no training of the paper. Changes that no training of
-        the paper makes do not count.
+        Training: None if the run is not one of the paper's trainings. Options that none of
+        the paper's trainings changes are ignored.
     """
     fitting = [training for training in TRAININGS.values() if training.fits(config, workers, cfg)]
     return max(fitting, key=lambda training: len(training.options), default=None)

@@ -21,13 +21,13 @@ __all__ = ['CIFARResNet']
 class CIFARResNet(PartitionableResNet):
     """A post-activation ResNet of basic blocks with CIFAR's stem, a 3x3 convolution at stride 1.
 
-    What ``resist_mm.PreActResNet(block='basic', stem='cifar')`` is compared with in
-    the ablation of the paper (Fig. 6).
+    The network that ``resist_mm.PreActResNet(block='basic', stem='cifar')`` is compared
+    with in the paper's ablation (Fig. 6).
 
     Args:
         stage_blocks (Sequence[int]): Number of blocks of every stage.
-        init (str): Initial weights where ``init_cfg`` is None: 'kaiming' (mmdet's) or 'torch', as
-            of ``resist_mm.PreActResNet``. Defaults to 'kaiming'.
+        init (str): Initial weights if ``init_cfg`` is None: 'kaiming' (mmdet's) or 'torch', as
+            for ``resist_mm.PreActResNet``. Defaults to 'kaiming'.
         **kwargs: Arguments of ``resist_mm.PartitionableResNet``; unlike there, ``norm_eval``
             and ``zero_init_residual`` are False by default.
 

@@ -92,7 +92,7 @@ class PreActBlock(BaseModule):
 
 
 class PreActBasicBlock(PreActBlock):
-    """Two 3x3 convolutions, each behind norm and ReLU; arguments as of :class:`PreActBlock`."""
+    """Two 3x3 convolutions, each after a norm and a ReLU; arguments as for :class:`PreActBlock`."""
 
     expansion = 1
 
@@ -105,7 +105,7 @@ class PreActBasicBlock(PreActBlock):
 
 
 class PreActBottleneck(PreActBlock):
-    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as of :class:`PreActBlock`."""
+    """1x1, 3x3 and 1x1 convolutions, four times as wide outside; arguments as for :class:`PreActBlock`."""
 
     expansion = 4
 

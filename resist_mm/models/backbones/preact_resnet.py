@@ -32,13 +32,13 @@ class PreActResNet(BaseModule):
     ``stage_blocks=(3, 4, 36, 3), block='basic'`` its "ResNet152".
 
     Args:
-        depth (int, optional): One of 18, 34, 50, 101, 152; gives ``block`` and
-            ``stage_blocks`` where they are not given.
+        depth (int, optional): One of 18, 34, 50, 101, 152; sets ``block`` and
+            ``stage_blocks`` if they are not given.
         block (str, optional): 'basic' (two 3x3 convolutions) or 'bottleneck'.
         stage_blocks (Sequence[int], optional): Number of blocks of every stage.
         stem (str): 'imagenet' (7x7 convolution at stride 2, norm, ReLU, max
             pool) or 'cifar' (3x3 convolution at stride 1). Defaults to 'imagenet'.
-        final_norm (bool): Whether a norm and a ReLU follow on every output; the
+        final_norm (bool): Whether every output passes through a norm and a ReLU; the
             authors' CIFAR scripts have none. Defaults to True.
         in_channels (int): Channels of the image. Defaults to 3.
         stem_channels (int, optional): Channels of the stem. Defaults to
@@ -62,11 +62,11 @@ class PreActResNet(BaseModule):
             Defaults to ('layer3',).
         partition_first (bool): Whether the first, strided block of these stages
             is dealt out too (its residual branch). Defaults to False.
-        init (str): Initial weights of convolutions where ``init_cfg`` is None: 'kaiming'
-            (normal, by fan-out, as mmdet's ResNet) or 'torch' (PyTorch's own, uniform by
+        init (str): Initial weights of convolutions if ``init_cfg`` is None: 'kaiming'
+            (normal, by fan-out, as in mmdet's ResNet) or 'torch' (PyTorch's own, uniform by
             fan-in, as in the authors' CIFAR scripts; 2.45 times narrower where both fans are
-            equal). Norms begin with 1. Defaults to 'kaiming'.
-        init_cfg (dict or list[dict], optional): Takes the place of ``init``. Defaults to None.
+            equal). Weights of norms start at 1. Defaults to 'kaiming'.
+        init_cfg (dict or list[dict], optional): Replaces ``init``. Defaults to None.
 
     Raises:
         ValueError: If the layout is not known, incomplete or contradictory, a stage of
@@ -159,7 +159,7 @@ class PreActResNet(BaseModule):
             block, stage_blocks = block or default_block, stage_blocks or default_stage_blocks
         if block is None or stage_blocks is None:
             raise ValueError(
-                f'without depth both block and stage_blocks are needed, got {block=}, {stage_blocks=}'
+                f'without depth, both block and stage_blocks are needed, got {block=}, {stage_blocks=}'
             )
         if block not in BLOCKS:
             raise ValueError(f'block must be one of {list(BLOCKS)}, got {block!r}')

@@ -24,10 +24,10 @@ INIT_CFGS: dict[str, list[dict]] = {
 
 
 def check_init(init: str) -> None:
-    """Refuse a name that is not known.
+    """Check the name of an initialisation.
 
     Raises:
-        ValueError: If ``init`` is no key of ``INIT_CFGS``.
+        ValueError: If ``init`` is not a key of ``INIT_CFGS``.
     """
     if init not in INIT_CFGS:
         raise ValueError(f'init must be one of {list(INIT_CFGS)}, got {init!r}')

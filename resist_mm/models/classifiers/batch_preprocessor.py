@@ -18,16 +18,16 @@ __all__ = ['BatchPreprocessor']
 class BatchPreprocessor(BaseDataPreprocessor):
     """Moves a batch to the device and runs a pipeline on all of its images there.
 
-    The other half of a data set with ``in_memory=True``: the same transforms that
-    would stand in the ``pipeline`` of the data set stand here, and treat every
-    image of a batch for itself. See
+    The counterpart of a data set with ``in_memory=True``: the transforms that would
+    otherwise be in the ``pipeline`` of the data set are given here, and are applied to
+    every image of a batch independently. See
     :func:`resist_mm.datasets.batch_transforms.build_batch_pipeline`.
 
     Args:
-        train_pipeline (Sequence[dict]): Transforms in training. Defaults to none.
+        train_pipeline (Sequence[dict]): Transforms in training. Defaults to ().
         test_pipeline (Sequence[dict]): Transforms in validation and test. Defaults
-            to none.
-        non_blocking (bool): Whether the copy to the device is not waited for.
+            to ().
+        non_blocking (bool): Whether the copy to the device is asynchronous.
             Defaults to True.
 
     Example:

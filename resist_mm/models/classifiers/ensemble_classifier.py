@@ -1,4 +1,4 @@
-"""Classifiers that were trained apart and vote."""
+"""An ensemble of independently trained classifiers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ['EnsembleClassifier']
 
 @MODELS.register_module()
 class EnsembleClassifier(BaseModel):
-    """Averages the logits of classifiers that were trained apart (Sec. A.2, Table 7).
+    """Averages the logits of independently trained classifiers (Sec. A.2, Table 7).
 
-    For test time: it is not trained. Its cost is that of all members together.
+    For testing only: it cannot be trained. It costs as much as all members together.
 
     Args:
         member (dict): Config of one member, a ``resist_mm.ImageClassifier``.
-        checkpoints (Sequence[str]): Their checkpoints, one a member.
+        checkpoints (Sequence[str]): The checkpoints, one for each member.
         data_preprocessor (dict, optional): Defaults to None: that of the member.
 
     Raises:
@@ -42,17 +42,17 @@ class EnsembleClassifier(BaseModel):
             load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='current')
 
     def init_weights(self) -> None:
-        """The members have their weights already."""
+        """Do nothing: the members already have their weights."""
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Any:
-        """Classify a batch, as ``ImageClassifier`` does, with the members' mean logits.
+        """Classify a batch, as ``ImageClassifier`` does, with the mean of the members' logits.
 
         Raises:
-            ValueError: If ``mode`` is 'loss': members are trained one by one.
+            ValueError: If ``mode`` is 'loss': members are trained separately.
         """
         if mode not in ('tensor', 'predict'):
             raise ValueError(
-                f"EnsembleClassifier has mode 'tensor' and 'predict', got {mode!r}: train members apart"
+                f"EnsembleClassifier has mode 'tensor' and 'predict', got {mode!r}: train the members separately"
             )
         logits = torch.stack([model(inputs, mode='tensor').float() for model in self.members]).mean(0)
         return logits if mode == 'tensor' else predictions(logits, labels)

@@ -18,15 +18,15 @@ __all__ = ['ImageClassifier', 'predictions']
 class ImageClassifier(BaseModel):
     """A backbone, global average pooling, a linear layer, cross entropy (Sec. 5).
 
-    Any backbone will do that returns a tuple of feature maps; the last one counts.
+    Works with any backbone that returns a tuple of feature maps; the last one is used.
 
     Args:
         backbone (dict): Config of the backbone.
         num_classes (int): Number of classes.
         in_channels (int, optional): Channels of the backbone's last output.
             Defaults to None: the backbone's ``feat_dim``.
-        channels_last (bool): Whether weights and activations lie in memory with
-            channels last, which is faster on GPUs with mixed precision. Defaults to
+        channels_last (bool): Whether weights and activations use the channels-last
+            memory format, which is faster on GPUs with mixed precision. Defaults to
             False.
         data_preprocessor (dict, optional): Config of the data preprocessor, such as
             ``resist_mm.BatchPreprocessor``. Defaults to None: batches are only moved
@@ -35,7 +35,7 @@ class ImageClassifier(BaseModel):
             backbone. Defaults to None: PyTorch's own for the linear layer.
 
     Raises:
-        ValueError: If ``in_channels`` is neither given nor known.
+        ValueError: If ``in_channels`` is not given and the backbone has no ``feat_dim``.
 
     Example:
         >>> model = dict(
@@ -62,8 +62,8 @@ class ImageClassifier(BaseModel):
             in_channels = getattr(self.backbone, 'feat_dim', None)
             if in_channels is None:
                 raise ValueError(
-                    f'ImageClassifier.in_channels is needed: {type(self.backbone).__name__} does not say, as '
-                    'feat_dim, how many channels its last output has'
+                    f'ImageClassifier.in_channels is needed: {type(self.backbone).__name__} has no feat_dim that '
+                    'says how many channels its last output has'
                 )
         self.head = nn.Linear(in_channels, num_classes)
         self.channels_last = channels_last
@@ -80,10 +80,10 @@ class ImageClassifier(BaseModel):
 
         Returns:
             Tensor, dict or list[dict]: The logits of shape (N, num_classes);
-            ``dict(loss=...)``; or for every image what :func:`predictions` says.
+            ``dict(loss=...)``; or the :func:`predictions` for every image.
 
         Raises:
-            ValueError: If ``mode`` is none of these, the labels are missing, or the images
+            ValueError: If ``mode`` is something else, labels are missing, or the images
                 are not floating point.
         """
         if mode not in ('tensor', 'loss', 'predict'):
@@ -102,12 +102,12 @@ class ImageClassifier(BaseModel):
         if mode == 'predict':
             return predictions(logits, labels)
         if labels is None:
-            raise ValueError("mode='loss' needs labels: the data set gave none")
+            raise ValueError("mode='loss' needs labels, but the data set gave none")
         return dict(loss=F.cross_entropy(logits.float(), labels))
 
 
 def predictions(logits: Tensor, labels: Tensor | None) -> list[dict[str, Any]]:
-    """What the metrics need to know of every image, on the CPU.
+    """What the metrics need of every image, on the CPU.
 
     Args:
         logits (Tensor): Of shape (N, num_classes).

@@ -58,14 +58,14 @@ class YOLOV2Head(BaseDenseHead):
 
     - ``loss_coord``: squared error of sigmoid offsets and log sizes, at responsible predictors.
     - ``loss_obj``: squared error between the objectness of a responsible predictor and the IoU of its box.
-    - ``loss_noobj``: squared objectness of all others, but for those whose box overlaps any object, or any
+    - ``loss_noobj``: squared objectness of all others, except for those whose box overlaps any object, or any
       ignored one (``difficult`` in VOC), by more than ``ignore_iou_thr``.
     - ``loss_cls``: softmax cross entropy at responsible predictors.
     - ``loss_prior``: squared distance of all others from their prior, in the first ``prior_images``
       training images and zero from then on. It belongs to training, so it is zero in evaluation and without
       gradients.
 
-    The number of training images seen is the buffer ``images_seen``, so a resumed run goes on where it was.
+    The number of training images seen is the buffer ``images_seen``, so that a resumed run continues correctly.
 
     Args:
         num_classes (int): Number of classes, without background.
@@ -78,12 +78,12 @@ class YOLOV2Head(BaseDenseHead):
         noobject_scale (float): Weight of ``loss_noobj``. Defaults to 1.
         coord_scale (float): Weight of ``loss_coord``. Defaults to 1.
         class_scale (float): Weight of ``loss_cls``. Defaults to 1.
-        ignore_iou_thr (float): IoU beyond which a predictor without an object is not punished. Defaults to
+        ignore_iou_thr (float): IoU above which a predictor without an object is not penalised. Defaults to
             0.6.
         prior_images (int): Number of training images, seen by this worker, with ``loss_prior``; 0 switches
             it off. Defaults to 12800.
         prior_scale (float): Weight of ``loss_prior``. Defaults to 0.01.
-        train_cfg (:obj:`ConfigDict` or dict, optional): Not used; mmdet's detectors hand it over.
+        train_cfg (:obj:`ConfigDict` or dict, optional): Not used; mmdet's detectors pass it.
         test_cfg (:obj:`ConfigDict` or dict, optional): Post-processing: ``score_thr``, ``nms_pre``, ``nms``,
             ``max_per_img``. For the mAP of VOC: 0.005, 1000, ``dict(type='nms', iou_threshold=0.45)``, 100.
         init_cfg (:obj:`ConfigDict` or dict, optional): Initialization config. Defaults to normal, std 0.01.
@@ -175,7 +175,7 @@ class YOLOV2Head(BaseDenseHead):
                 in pixels of the network's input.
             batch_img_metas (list[dict]): Meta information of each image.
             batch_gt_instances_ignore (list[:obj:`InstanceData`], optional): N times ``bboxes`` (n, 4) that
-                are neither learned nor punished. Defaults to None.
+                are neither learned nor penalised. Defaults to None.
 
         Returns:
             dict[str, Tensor]: The mean over the images of each loss of :meth:`loss_per_image`.
@@ -327,7 +327,7 @@ class YOLOV2Head(BaseDenseHead):
 
 
 def _check_at_least(minimum: float, **arguments: float) -> None:
-    """Raise ValueError naming the first argument that is no number or below the minimum."""
+    """Raise ValueError naming the first argument that is not a number or below the minimum."""
     for name, value in arguments.items():
         if not isinstance(value, int | float) or value < minimum:
             raise ValueError(f'`{name}` of YOLOV2Head must be a number of at least {minimum}, got {value!r}.')

@@ -1,4 +1,4 @@
-"""Which predictor of YOLOv2 answers for which object."""
+"""Which predictor of YOLOv2 is responsible for which object."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -97,12 +97,12 @@ def _size_ious(sizes: Tensor, prior_sizes: Tensor) -> Tensor:
 
 
 def _deal_priors(ious: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Deal the priors of each cell to the objects in it, each to one object at most.
+    """Assign the priors of each cell to the objects in it, each to at most one object.
 
-    In every turn each object still without a prior asks for the one it fits best among those that are free
-    in its cell; the object with the highest IoU gets it (of equal ones, that with the lower index). Every
-    turn fills at least one prior of a cell that objects are waiting in, so after as many turns as there are
-    priors an object is left out only where a cell has more objects than priors.
+    In every turn each object that has no prior yet requests the one it fits best among those that are free
+    in its cell; the object with the highest IoU gets it (in a tie, the one with the lower index). Every turn
+    assigns at least one prior of a cell in which objects are waiting. So after as many turns as there are
+    priors, an object is left out only if its cell has more objects than priors.
 
     Args:
         ious (Tensor): (M, A) size IoU of each of M objects with each of A priors.

@@ -23,16 +23,16 @@ class YOLOV2(SingleStageDetector):
         backbone (:obj:`ConfigDict` or dict): Config of the backbone.
         neck (:obj:`ConfigDict` or dict, optional): Config of the neck. Defaults to None.
         bbox_head (:obj:`ConfigDict` or dict): Config of the head, usually :class:`YOLOV2Head`.
-        train_cfg (:obj:`ConfigDict` or dict, optional): Handed to the head. Defaults to None.
-        test_cfg (:obj:`ConfigDict` or dict, optional): Post-processing, handed to the head, and one key of
-            the detector's own. ``with_loss=True``: :meth:`predict` also attaches the loss of every image
-            that comes with annotations to its data sample. Defaults to None.
+        train_cfg (:obj:`ConfigDict` or dict, optional): Passed to the head. Defaults to None.
+        test_cfg (:obj:`ConfigDict` or dict, optional): Post-processing, passed to the head, and one key for
+            the detector itself: with ``with_loss=True``, :meth:`predict` also attaches the loss of every
+            annotated image to its data sample. Defaults to None.
         data_preprocessor (:obj:`ConfigDict` or dict, optional): Config of the data preprocessor.
             Defaults to None.
         init_cfg (:obj:`ConfigDict` or dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        TypeError: ``with_loss`` is no bool, or is set with a head that has no ``loss_per_image``.
+        TypeError: ``with_loss`` is not a bool, or is set with a head that has no ``loss_per_image``.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class YOLOV2(SingleStageDetector):
         ``inference_detector`` runs ``LoadAnnotations`` without any: it gets the loss of an empty image.)
 
         mmdet's test pipelines load annotations after resizing, so that the metric compares in the
-        coordinates of the original image. For the loss alone the boxes are brought to the resized image by
-        ``scale_factor``; those in the data samples stay as they are. With another pipeline keep that order:
-        boxes that were loaded before the resizing would be scaled twice.
+        coordinates of the original image. For the loss only, the boxes are scaled to the resized image by
+        ``scale_factor``; those in the data samples are not changed. Keep that order in other pipelines:
+        boxes loaded before the resizing would be scaled twice.
 
         Args:
             batch_inputs (Tensor): (N, 3, H, W) images.
@@ -104,12 +104,12 @@ class YOLOV2(SingleStageDetector):
 
 
 def _is_annotated(sample: DetDataSample) -> bool:
-    """Whether annotations were loaded, be it that the image has no object."""
+    """Whether annotations were loaded, even if the image has no object."""
     return 'gt_instances' in sample and 'bboxes' in sample.gt_instances
 
 
 def _resized(sample: DetDataSample, key: str) -> InstanceData:
-    """Copy instances with their boxes brought from the original image to the network's input.
+    """Copy instances with their boxes scaled from the original image to the network's input.
 
     Args:
         sample (:obj:`DetDataSample`): An annotated data sample with ``scale_factor`` (w, h).

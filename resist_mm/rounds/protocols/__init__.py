@@ -1,4 +1,4 @@
-"""Protocols of rounds: a file each."""
+"""Protocols of rounds, one file each."""
 
 from .local_sgd import LocalSGD
 from .protocol import RoundProtocol

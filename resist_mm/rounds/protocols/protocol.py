@@ -1,4 +1,4 @@
-"""What a protocol of rounds says."""
+"""The interface of protocols."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ['RoundProtocol']
 
 
 class RoundProtocol:
-    """Says who holds what in each round, what travels, and what becomes of a mean.
+    """Decides who holds what in each round, what travels, and what happens to a mean.
 
-    A subclass says at least who holds what (:meth:`assign`). All workers have a protocol of their own, and
-    whatever it answers must be the same on all of them.
+    A subclass implements at least :meth:`assign`. Every worker has its own instance, and all instances must give
+    the same answers.
 
     Attributes:
         deals_blocks: Whether the blocks of partitioned stages are dealt out; if not, everything is shared.
-        needs_reference: Whether parts keep their value of the round's start, as ``part.reference``.
-        seed: Seed of whatever it draws; whoever runs it may set it before :meth:`set_up`.
+        needs_reference: Whether parts keep their value from the start of the round, as ``part.reference``.
+        seed: Seed of its random choices; may be set before :meth:`set_up`, as the hooks do.
     """
 
     deals_blocks = True
@@ -32,7 +32,7 @@ class RoundProtocol:
     seed = 0
 
     def set_up(self, parts: Parts, num_workers: int) -> None:
-        """Prepare for a model, once, before the first round.
+        """Prepare for a model; called once, before the first round.
 
         Raises:
             ValueError: If the protocol does not suit the model.
@@ -41,39 +41,40 @@ class RoundProtocol:
         self.num_workers = num_workers
 
     def assign(self, round_index: int) -> Assignment:
-        """Who holds which blocks in a round, and what each worker counts for in means."""
+        """Who holds which blocks in a round, and the weight of each worker in means."""
         raise NotImplementedError
 
     def travelling(
         self, states: Sequence[TravellingState], round_index: int, whole: bool
     ) -> list[TravellingState]:
-        """Which of the states travel at the end of a round; ``whole``: the model is made whole then."""
+        """Which of the states travel at the end of a round; ``whole`` says that the model is made whole."""
         return [state for state in states if state.travels(round_index, whole)]
 
     def begin_round(self, parts: Parts) -> None:
         """Called when a round begins, after the blocks have changed hands."""
 
     def on_mean(self, part: Part, mean: Tensor) -> None:
-        """Called by whoever has computed the mean of a part, before it is delivered: the place of an outer step.
+        """Called where the mean of a part was computed, before it is delivered: the place for an outer step.
 
-        For the shared part, and for blocks that every worker holds, all workers call it, alike. For any other
-        block only its aggregating worker does.
+        It is called on all workers, with the same values, for the shared part and for blocks that every worker
+        holds; for any other block, only on its aggregating worker.
 
         Args:
-            part (Part): The part, with its value of before, and its ``reference`` if ``needs_reference`` is set.
-            mean (Tensor): Its mean, of shape (numel,); to be changed in place. The exchange may still be
-                refused: state that follows from it belongs into :meth:`commit`.
+            part (Part): The part, still with its old value, and with its ``reference`` if ``needs_reference``
+                is set.
+            mean (Tensor): Its mean, of shape (numel,), to be changed in place. The exchange may still be rolled
+                back, so state of the protocol must not be updated before :meth:`commit`.
         """
 
     def commit(self) -> None:
         """Called when an exchange is accepted, before the next round begins. Must not fail."""
 
     def roll_back(self) -> None:
-        """Called when an exchange is refused, of which :meth:`on_mean` may have been called for some parts."""
+        """Called when an exchange is rolled back; :meth:`on_mean` may have been called for some of the parts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold; the same on all workers when the model is whole."""
+        """State to keep in checkpoints; the same on all workers when the model is whole."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave; called after :meth:`set_up`."""
+        """Restore what :meth:`state_dict` returned; called after :meth:`set_up`."""

@@ -54,7 +54,7 @@ class ResIST(RoundProtocol):
         return self.sampler.share if self.activation_scale is None else self.activation_scale
 
     def assign(self, round_index: int) -> Assignment:
-        """Deal the blocks; in a warm-up round everybody has them all."""
+        """Deal the blocks; in a warm-up round every worker holds all of them."""
         if round_index < self.warmup_rounds:
             return Assignment.full(self.num_workers, self.parts.num_blocks)
         return self.sampler.sample(round_index)

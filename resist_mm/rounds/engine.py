@@ -107,13 +107,24 @@ class Engine:
         """Whether the model is whole, and the same on all workers."""
         return self.assignment is None
 
-    def run_round(self, train_one_iteration: Callable[[], object], local_iters: int) -> Traffic:
-        """Train ``local_iters`` iterations, then exchange; begin a round first if the model is whole."""
+    def run_round(
+        self, train_one_iteration: Callable[[], object], local_iters: int, whole: bool = False
+    ) -> Traffic:
+        """Train ``local_iters`` iterations, then exchange; begin a round first if the model is whole.
+
+        Args:
+            train_one_iteration (Callable): Forward, backward and optimizer step of this worker.
+            local_iters (int): Iterations of the round, l in the paper.
+            whole (bool): Whether the round ends with the whole model. Defaults to False: the next one begins.
+
+        Returns:
+            Traffic: The bytes moved.
+        """
         if self.in_sync:
             self.begin_round()
         for _ in range(local_iters):
             train_one_iteration()
-        return self.exchange()
+        return self.exchange(whole)
 
     def begin_round(self) -> None:
         """Begin a round from the whole model. All copies are equal, so blocks are dropped without a message."""

@@ -198,7 +198,7 @@ def _fed_prox(work_dir: str) -> list[float]:
     return [_distance(work_dir, mu, codec) for mu, codec in ((0.0, None), (9.0, None), (9.0, dict(type='FP16')))]
 
 
-def test_a_protocol_and_a_codec_of_somebody_else_are_found_by_their_names(tmp_path):
+def test_third_party_protocols_and_codecs_are_found_by_name(tmp_path):
     for free, pulled, half in run_workers(_fed_prox, 2, str(tmp_path)):
         assert 0 < pulled < 0.8 * free
         assert half == pytest.approx(pulled, rel=1e-2) and half != pulled
@@ -229,7 +229,7 @@ def _counted() -> tuple:
     return old, {part.block: number.item() for part, number in counter.numbers.items()}
 
 
-def test_a_state_of_somebody_else_travels_with_its_part():
+def test_a_third_party_state_travels_with_its_part():
     for worker, (old, numbers) in enumerate(run_workers(_counted, WORKERS)):
         assert numbers[None] == pytest.approx(2.0)
         for block in range(6):

@@ -80,6 +80,7 @@ class Engine:
             RunningStatistics(bn_interval),
             *states,
         ]
+        self._error_in_mean: Exception | None = None
         self.transport = Transport(self.parts.device)
         self.guard = Guard(self.transport)
         self.round = 0
@@ -91,6 +92,7 @@ class Engine:
                 if part.flat is not None:
                     part.residual = part.flat.flat.new_zeros(part.flat.num_weights)
         protocol.set_up(self.parts, self.num_workers)
+        self.states += protocol.states
 
     @property
     def rank(self) -> int:
@@ -152,7 +154,7 @@ class Engine:
         travelling = self.protocol.travelling(self.states, self.round, whole)
         for state in travelling:
             state.prepare()
-        staged = None
+        staged = self._error_in_mean = None
         try:
             with self.guard.all_or_none('preparing the exchange'):
                 next_assignment = self._everything if whole else self.protocol.assign(self.round + 1)
@@ -160,11 +162,16 @@ class Engine:
                 staged = self._stage(plan, travelling, exact=whole)
             traffic = self.transport.run(plan, staged, self._on_mean_of_block)
             with self.guard.all_or_none('completing the exchange'):
+                if self._error_in_mean is not None:
+                    raise self._error_in_mean
                 self._on_means(staged.averaged_parts())
                 staged.get_ready()
+                if self._keeps_reference and not whole:
+                    self.parts.make_room_for_references(next_assignment.blocks(self.rank))
         except BaseException:
             if staged is not None:
                 staged.roll_back()
+            self.parts.drop_unused_room()
             self.protocol.roll_back()
             raise
         traffic.buffers += staged.nbytes + sum(part.extra_bytes for part in self.parts.all)
@@ -200,7 +207,10 @@ class Engine:
         self.protocol.begin_round(self.parts)
 
     def _on_mean_of_block(self, block: int) -> None:
-        self._on_means([self.parts.blocks[block]])
+        try:
+            self._on_means([self.parts.blocks[block]])
+        except Exception as error:  # the new holders are waiting for the block; it is refused by all afterwards
+            self._error_in_mean = error
 
     def _on_means(self, parts: Sequence[Part]) -> None:
         if not self._changes_means:

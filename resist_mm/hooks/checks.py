@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmengine.dist import get_world_size
-from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
@@ -19,10 +18,9 @@ def check_runner(runner: Runner, hook_name: str) -> None:
     """Refuse what cannot work together with rounds of local training.
 
     Raises:
-        ValueError: If the model is wrapped for gradient exchange, has SyncBN, a
-            moving average of the weights is kept, an optimizer makes its state in
-            advance, or there are two protocols. The message says which line of the
-            config to change.
+        ValueError: If the model is wrapped for gradient exchange, has SyncBN, an
+            optimizer makes its state in advance, or there are two protocols. The
+            message says which line of the config to change.
     """
     if is_model_wrapper(runner.model) and not isinstance(runner.model, LocalModel):
         raise ValueError(
@@ -44,12 +42,6 @@ def check_runner(runner: Runner, hook_name: str) -> None:
             f'custom_hooks has {" and ".join(protocols)}, but a run has one protocol: remove all but one'
         )
     _check_optimizers(runner, hook_name)
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            raise ValueError(
-                f'{type(hook).__name__} keeps a moving average of all weights, but with {hook_name} a worker '
-                'does not hold all of them. Remove it from custom_hooks'
-            )
 
 
 def _check_optimizers(runner: Runner, hook_name: str) -> None:

@@ -22,6 +22,7 @@ from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
 from .checks import check_can_recalibrate, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
+from .moving_average import HookedAverage, averages_of, update_before
 from .protocols import build_protocol
 from .round_log import RoundLog, now, warn_of_cuts
 
@@ -49,6 +50,10 @@ class RoundHook(Hook):
     - Checkpoints hold the whole model in mmengine's ordinary format, and the index
       of the next round. A resumed run deals the blocks as the first one would
       have, also with another number of workers.
+    - A moving average of the weights (mmengine's ``EMAHook``, as in mmdet's YOLOX and RTMDet configs) travels with
+      the weights, which doubles what is sent and staged: a worker keeps it of the blocks that it holds, and it is
+      whole, and the same on all workers, when the model is. It is what is validated and saved, as with mmengine
+      alone; :class:`HookedAverage` says what becomes of its buffers.
     - If a worker fails in a round, the others find out at the next exchange, by
       the timeout of the process group; what was trained since the last
       checkpoint is lost.
@@ -111,6 +116,7 @@ class RoundHook(Hook):
         self.codec = build_codec(codec)
         self.seed = seed
         self.engine: Engine | None = None  # before_train makes it
+        self._averages: list[HookedAverage] = []
         self._iters_done = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
@@ -136,6 +142,9 @@ class RoundHook(Hook):
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info
+        bn_interval = self.bn_interval if self.bn == 'average' else None
+        update_before(runner, self)
+        self._averages = averages_of(runner, model, bn_interval)
         agree(
             {
                 'the index of the round to begin with': info.get(ROUND_KEY, 0),
@@ -144,6 +153,7 @@ class RoundHook(Hook):
                 f'{name}.local_iters': self.local_iters,
                 'the length of train_dataloader': dataloader_length(runner),
                 'the weights to start from (digest)': digest(model),
+                **{key: value for average in self._averages for key, value in average.what_must_agree().items()},
             }
         )
         self.seed = self.protocol.seed = self._common_seed(runner, info.get(SEED_KEY))
@@ -156,10 +166,13 @@ class RoundHook(Hook):
                 self.protocol,
                 self.codec,
                 self.momentum_restart_interval,
-                self.bn_interval if self.bn == 'average' else None,
+                bn_interval,
+                [state for average in self._averages for state in average.states],
             )
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from None
+        for average in self._averages:
+            average.begin(self.engine)
         self.engine.round = info.get(ROUND_KEY, 0)
         if PROTOCOL_KEY in info:
             self.protocol.load_state_dict(info[PROTOCOL_KEY])
@@ -227,9 +240,10 @@ class RoundHook(Hook):
         traffic = self.engine.exchange(whole)
         exchange_sec = now() - ended
         if whole:
-            traffic += settle_buffers(
-                self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch)
-            )
+            how = (self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch))
+            traffic += settle_buffers(*how)
+            for average in self._averages:
+                traffic += average.settle(*how)
         self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
         self._remember(runner)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
@@ -99,7 +100,9 @@ def _exp_momentum(it: int) -> float:
     return (1 - 0.2) * math.exp(-float(1 + it) / 5) + 0.2
 
 
-EXP = dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.2, gamma=5, update_buffers=True, priority=49)
+EXP = dict(
+    type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.2, gamma=5, update_buffers=True, priority=49
+)
 SWA = dict(type='EMAHook', ema_type='StochasticWeightAverage')
 LATE = dict(EMA, begin_iter=4, priority='LOW')
 RARE = dict(EMA, interval=2, update_buffers=True)
@@ -111,7 +114,13 @@ RARE = dict(EMA, interval=2, update_buffers=True)
         (2, ResISTHook(local_iters=2, min_blocks=3), EXP, True, _exp_momentum),
         (4, ResISTHook(local_iters=2, min_blocks=2, bn='average'), EXP, False, _exp_momentum),
         (3, ResISTHook(local_iters=2, min_blocks=3), SWA, False, lambda it: 1 / (it + 1)),
-        (2, ResISTHook(local_iters=2, momentum_restart_interval=None), LATE, True, lambda it: 0.3 if it > 3 else 1.0),
+        (
+            2,
+            ResISTHook(local_iters=2, momentum_restart_interval=None),
+            LATE,
+            True,
+            lambda it: 0.3 if it > 3 else 1.0,
+        ),
         (2, ResISTHook(local_iters=2, min_blocks=2), RARE, True, lambda it: 0.0 if it % 2 else 0.3),
         (3, LocalSGDHook(local_iters=2), EMA, False, lambda it: 0.3),
         (2, LocalSGDHook(local_iters=2, bn='average'), EXP, True, _exp_momentum),
@@ -146,6 +155,51 @@ def test_averages_equal_a_simulation_in_one_process(tmp_path, num_workers, hook,
             assert torch.equal(of_worker[name], averaged[name]), f'worker {worker} differs in {name}'
 
 
+NORM = 'backbone.layer1.0.norm1'
+
+
+def _statistics(work_dir: str, bn: str, update_buffers: bool) -> tuple[dict, dict, Recorder]:
+    hook = ResISTHook(local_iters=2, min_blocks=2, bn=bn, bn_batches=2)
+    ema = dict(EMA, update_buffers=update_buffers)
+    return _train(work_dir, [hook, ema], model=ToyModel().double(), **_by_iters(6, data=DoubleData(32)))
+
+
+@pytest.mark.parametrize('bn', ['recalibrate', 'average'])
+def test_statistics_of_an_average_without_its_own_are_the_model_s(tmp_path, bn):
+    for trained, averaged, _ in run_workers(_statistics, 2, str(tmp_path), bn, False):
+        for name in (name for name in trained if 'running' in name or name.endswith('scale')):
+            assert torch.equal(averaged[f'module.{name}'], trained[name]), name
+
+
+def test_statistics_of_an_average_are_recalibrated_with_its_weights(tmp_path):
+    results = run_workers(_statistics, 3, str(tmp_path), 'recalibrate', True)
+    averaged = results[0][1]
+    outs = [
+        F.conv2d(images, averaged['module.backbone.stem.0.weight'], padding=1)
+        for _, _, recorder in results
+        for images, _ in recorder.batches[-2:]
+    ]
+    means = torch.stack([out.mean((0, 2, 3)) for out in outs])
+    variances = torch.stack([out.var((0, 2, 3)) for out in outs])
+    for key, expected in (('running_mean', means.mean(0)), ('running_var', variances.mean(0))):
+        torch.testing.assert_close(averaged[f'module.{NORM}.{key}'], expected, rtol=0, atol=1e-12)
+        assert not torch.allclose(results[0][0][f'{NORM}.{key}'], expected), 'the weights are too alike to tell'
+
+
+def test_statistics_of_an_average_travel_if_the_model_s_do(tmp_path):
+    results = run_workers(_statistics, 3, str(tmp_path), 'average', True)
+    seen = torch.stack([torch.stack(recorder.means) for _, _, recorder in results])  # (worker, iteration, channel)
+    average = seen[:, 0]
+    for it in range(1, 6):
+        average = average + 0.3 * (seen[:, it] - average)
+        if it % 2:
+            average = average.mean(0).expand_as(average)
+    for _, averaged, _ in results:
+        torch.testing.assert_close(averaged[f'module.{NORM}.running_mean'], average[0], rtol=0, atol=1e-12)
+        for name in averaged:
+            assert torch.equal(averaged[name], results[0][1][name]), name
+
+
 class Watcher(Hook):
     """Looks at the average of every block after every iteration: whether it is there, and its size in memory."""
 
@@ -177,7 +231,7 @@ class Watcher(Hook):
 def _watched(work_dir: str, codec: dict | None) -> tuple[list, dict]:
     hook = ResISTHook(local_iters=2, min_blocks=2, codec=codec)
     watcher = Watcher(hook)
-    _, averaged, _ = _train(work_dir, [EXP | {}, hook, watcher], **_by_iters(7))
+    _, averaged, _ = _train(work_dir, [dict(EXP), hook, watcher], **_by_iters(7))
     return watcher.seen, averaged
 
 
@@ -252,16 +306,16 @@ def _with_and_without(work_dir: str, ema: dict, bn: str) -> tuple:
 def test_the_average_is_validated_and_saved_and_training_does_not_notice(tmp_path, ema, bn):
     results = run_workers(_with_and_without, 2, str(tmp_path), ema, bn)
     checkpoint = torch.load(tmp_path / 'with/epoch_3.pth', map_location='cpu', weights_only=False)
-    for (trained, logits), (undisturbed, other_logits) in results:
+    for (trained, _), (undisturbed, _) in results:
         for name in trained:  # the average changes nothing of what is trained
             assert torch.equal(trained[name], undisturbed[name]), name
             assert torch.equal(trained[name], checkpoint['ema_state_dict'][f'module.{name}']), name
-        assert torch.equal(logits, results[0][0][1])
-        assert not torch.equal(logits, other_logits)
+    (_, logits), (_, without_average) = results[0]  # worker 0 collects them
+    assert not torch.equal(logits, without_average)
     # mmengine saves the average as the model, to be deployed, and the model beside it
     deployed = EvaluatedToyModel()
     deployed.load_state_dict(checkpoint['state_dict'])
-    assert torch.equal(_logits(deployed), results[0][0][1])
+    assert torch.equal(_logits(deployed), logits)
     assert list(tmp_path.glob('with/best_score_*.pth'))
 
 

@@ -34,7 +34,7 @@ def check_runner(runner: Runner, hook_name: str) -> None:
                 raise ValueError(
                     f'{name} is a SyncBN layer: its workers would talk in each iteration, and {hook_name} '
                     "gives them different networks. Put norm_cfg = dict(type='BN') in the config and "
-                    'remove sync_bn'
+                    'remove sync_bn; RTMDet needs model.use_syncbn = False, too'
                 )
     protocols = [type(hook).__name__ for hook in runner.hooks if hasattr(hook, 'local_iters')]
     if len(protocols) > 1:

@@ -22,9 +22,10 @@ from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
 from .checks import check_can_recalibrate, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
+from .lone_modules import detach_from_others
 from .moving_average import HookedAverage, averages_of, update_before
 from .protocols import build_protocol
-from .round_log import RoundLog, now, warn_of_cuts
+from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
 
 __all__ = ['RoundHook']
 
@@ -138,6 +139,7 @@ class RoundHook(Hook):
         name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_runner(runner, name)
+        detach_from_others(model)
         compile_blocks(runner.model, runner.cfg.get('compile'))
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
@@ -179,6 +181,7 @@ class RoundHook(Hook):
         self._log = RoundLog(runner, self.engine)
         self._remember(runner)
         self.announce(runner)
+        warn_of_scaled_lr(runner, self.engine.num_workers)
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

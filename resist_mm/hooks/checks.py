@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmengine.dist import get_world_size
-from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
@@ -19,10 +18,9 @@ def check_runner(runner: Runner, hook_name: str) -> None:
     """Reject settings that are incompatible with rounds of local training.
 
     Raises:
-        ValueError: If the model is wrapped for gradient exchange or has SyncBN, a
-            moving average of the weights is kept, an optimizer creates its state
-            before the first step, or there are two protocols. The message says which
-            line of the config to change.
+        ValueError: If the model is wrapped for gradient exchange or has SyncBN, an
+            optimizer creates its state before the first step, or there are two
+            protocols. The message says which line of the config to change.
     """
     if is_model_wrapper(runner.model) and not isinstance(runner.model, LocalModel):
         raise ValueError(
@@ -36,7 +34,7 @@ def check_runner(runner: Runner, hook_name: str) -> None:
                 raise ValueError(
                     f'{name} is a SyncBN layer: the workers would communicate in each iteration, but with '
                     f"{hook_name} they train different networks. Put norm_cfg = dict(type='BN') in the config "
-                    'and remove sync_bn'
+                    'and remove sync_bn; RTMDet needs model.use_syncbn = False, too'
                 )
     protocols = [type(hook).__name__ for hook in runner.hooks if hasattr(hook, 'local_iters')]
     if len(protocols) > 1:
@@ -44,12 +42,6 @@ def check_runner(runner: Runner, hook_name: str) -> None:
             f'custom_hooks has {" and ".join(protocols)}, but a run can have only one protocol: keep one of them'
         )
     _check_optimizers(runner, hook_name)
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            raise ValueError(
-                f'{type(hook).__name__} keeps a moving average of all weights, but with {hook_name} a worker '
-                'does not hold all of them. Remove it from custom_hooks'
-            )
 
 
 def _check_optimizers(runner: Runner, hook_name: str) -> None:

@@ -73,9 +73,16 @@ def test_a_frozen_partitioned_stage(tmp_path):
         toy_runner(tmp_path, [ResISTHook()], model=model).train()
 
 
-def test_a_moving_average_of_the_weights(tmp_path):
-    with pytest.raises(ValueError, match=r'EMAHook .* Remove it from custom_hooks'):
-        toy_runner(tmp_path, [EMAHook(), ResISTHook()]).train()
+class KeepsSomethingElse(EMAHook):
+    """Averages in a way of its own."""
+
+    def before_run(self, runner: Runner) -> None:
+        self.ema_model = nn.Linear(1, 1)
+
+
+def test_a_moving_average_that_is_none_of_mmengine_s(tmp_path):
+    with pytest.raises(ValueError, match=r'KeepsSomethingElse keeps Linear .* choose another ema_type'):
+        toy_runner(tmp_path, [KeepsSomethingElse(), ResISTHook()]).train()
 
 
 def _error_of(runner: Runner) -> str:
@@ -115,6 +122,20 @@ def test_what_two_workers_cannot_do(tmp_path):
         assert 'disagree on LocalSGDHook.local_iters (worker 0: 5, worker 1: 6)' in errors['local_iters']
         assert 'disagree on the length of train_dataloader (worker 0: 4, worker 1: 6)' in errors['data']
         assert errors['diff_rank_seed'] == 'trained'
+
+
+def _other_average(work_dir: str) -> str:
+    class ResumesItsOwn(EMAHook):
+        def before_train(self, runner: Runner) -> None:
+            self.ema_model.steps.fill_(5)
+            self.ema_model.module.head.bias.data.fill_(dist.get_rank())
+
+    return _error_of(toy_runner(work_dir, [ResumesItsOwn(), ResISTHook()]))
+
+
+def test_workers_that_resume_different_moving_averages(tmp_path):
+    for error in run_workers(_other_average, 2, str(tmp_path)):
+        assert 'disagree on the average of ResumesItsOwn (ExponentialMovingAverage) (digest)' in error
 
 
 def _other_weights(work_dir: str) -> str:

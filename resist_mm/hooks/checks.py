@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from resist_mm.models import partitioned_stages
 from resist_mm.models.wrappers import LocalModel
+from resist_mm.rounds.batch_norm import without_traces
 
-__all__ = ['check_can_recalibrate', 'check_has_blocks', 'check_runner']
+__all__ = ['check_can_recalibrate', 'check_generic_blocks', 'check_has_blocks', 'check_runner']
 
 
 def check_runner(runner: Runner, hook_name: str) -> None:
@@ -67,6 +72,30 @@ def check_can_recalibrate(model: nn.Module, hook_name: str) -> None:
             f"{hook_name}.bn='recalibrate' runs training batches through the model as BaseModel.train_step does, "
             f"but {type(model).__name__} has a custom train_step or no data_preprocessor: set bn='average'"
         )
+
+
+def check_generic_blocks(runner: Runner, model: nn.Module, forward: Callable[[Any], object]) -> None:
+    """Say which partitioned blocks no adapter knows, and try on two samples whether they can be dropped.
+
+    Args:
+        runner (Runner): Of the run.
+        model (nn.Module): The whole model, not its wrapper.
+        forward (Callable): Runs it on a training batch.
+
+    Raises:
+        ValueError: If such a block does not keep the shape of its input.
+    """
+    gates = [gate for stage in partitioned_stages(model).values() for gate in stage.gates if gate.generic]
+    loader = runner.train_dataloader
+    if not gates or isinstance(loader.dataset, IterableDataset):
+        return
+    kinds = sorted({type(gate.block).__name__ for gate in gates})
+    runner.logger.info(
+        f'{", ".join(kinds)}: no adapter knows where residual branches end, so with the scale s a whole block, '
+        f'such as {gates[0].name}, counts as x + s (block(x) - x)'
+    )
+    with without_traces(model):
+        forward(loader.collate_fn([loader.dataset[i % len(loader.dataset)] for i in range(2)]))
 
 
 def check_has_blocks(model: nn.Module, hook_name: str) -> None:

@@ -20,7 +20,7 @@ from resist_mm.rounds import Engine, RoundProtocol
 from resist_mm.rounds.agreement import agree, digest
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
-from .checks import check_can_recalibrate, check_has_blocks, check_runner
+from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
 from .lone_modules import detach_from_others
 from .moving_average import HookedAverage, averages_of, update_before
@@ -162,6 +162,7 @@ class RoundHook(Hook):
         self.seed = self.protocol.seed = self._common_seed(runner, info.get(SEED_KEY))
         if self.protocol.deals_blocks:
             check_has_blocks(model, name)
+            check_generic_blocks(runner, model, lambda batch: _forward(runner, batch))
         try:
             self.engine = Engine(
                 model,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from mmengine.hooks import EMAHook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.models.partition import partition
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 
@@ -56,6 +58,49 @@ def test_arguments_of_resist_out_of_range(arguments, message):
 def test_a_model_without_a_partitioned_stage(tmp_path):
     with pytest.raises(ValueError, match=r'PartitionableResNet.*for model\.backbone'):
         toy_runner(tmp_path, [ResISTHook()], model=PlainModel()).train()
+
+
+class OfAnyBlocks(ToyModel):
+    """Its chain has blocks of classes that no adapter knows."""
+
+    def __init__(self, block: type[nn.Module]) -> None:
+        super().__init__(partition_stages=())
+        self.chain = nn.Sequential(*(block(3, 3, 3, padding=1) for _ in range(4)))
+        partition(self, 'chain')
+
+    def forward(self, inputs: Tensor, labels: Tensor, mode: str = 'tensor') -> Any:
+        return super().forward(self.chain(inputs), labels, mode)
+
+
+class Conv(nn.Conv2d):
+    """Keeps the shape, and notes its calls."""
+
+    calls: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(torch.is_grad_enabled())
+        return super().forward(x)
+
+
+class Strided(Conv):
+    """Changes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., ::2]
+
+
+def test_blocks_of_any_class_are_tried_before_training(tmp_path):
+    Conv.calls.clear()
+    with pytest.raises(
+        ValueError, match=r'chain\[1\] \(Strided\) cannot be partitioned: it maps shape \(2, 3, 8, 4\)'
+    ):
+        toy_runner(tmp_path, [ResISTHook(min_blocks=1)], model=OfAnyBlocks(Strided)).train()
+    assert Conv.calls == [False, False], 'nothing has been trained'
+    model = OfAnyBlocks(Conv)
+    toy_runner(tmp_path, [ResISTHook(min_blocks=1, local_iters=4)], model=model, log_level='INFO').train()
+    assert Conv.calls[:2] == [False, False] and True in Conv.calls
+    log = next(path.read_text() for path in sorted(tmp_path.rglob('*.log')) if 'Round 0' in path.read_text())
+    assert 'Conv: no adapter knows where residual branches end' in log and 'chain[1]' in log
 
 
 def test_local_sgd_takes_any_model(tmp_path):

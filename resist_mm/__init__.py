@@ -16,6 +16,7 @@ __all__ = ['__version__']
 
 _PARTS = (
     'analysis',
+    'checkpoint',
     'datasets',
     'evaluation',
     'exchange',

@@ -14,7 +14,8 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'exchange': ({'partition'}, False),
     'models': ({'registry', 'datasets'}, True),
     'rounds': ({'partition', 'exchange', 'models'}, False),
-    'hooks': ({'rounds', 'exchange', 'models', 'registry', 'builders'}, True),
+    'checkpoint': (set(), True),
+    'hooks': ({'rounds', 'exchange', 'models', 'registry', 'builders', 'checkpoint'}, True),
 }
 
 

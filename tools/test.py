@@ -14,6 +14,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.launch import end_with, finish_distributed, init_distributed
 
@@ -23,6 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='load the checkpoint even if it can run code'
+    )
     parser.add_argument('--work-dir', help='folder of logs and metrics; default: work_dirs/CONFIG')
     parser.add_argument('--out', help='file to write the predictions to, .pkl')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
@@ -69,6 +73,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
+    load_safely(args.trust_checkpoint)
     try:
         cfg = load_config(args)
         check_data_sets(cfg, ['test_dataloader'])
@@ -78,7 +83,10 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    try:
+        runner.test()
+    except CheckpointError as error:
+        end_with(error)
     finish_distributed()
 
 

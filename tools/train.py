@@ -13,7 +13,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from resist_mm.checkpoint import CheckpointError, WorkDirInUse, load_safely
 from resist_mm.datasets.checks import check_data_sets
+from resist_mm.hooks import begin_run
 from resist_mm.launch import (
     check_wrapper,
     end_with,
@@ -38,7 +40,12 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint; without a path, from the last one in the work dir',
+        help='resume from this checkpoint; without a path, from the newest one in the work dir that is whole',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that can run code, from wherever they come',
     )
     parser.add_argument(
         '--cfg-options',
@@ -76,12 +83,15 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from is not None and '://' not in cfg.load_from and not osp.isfile(cfg.load_from):
+            raise FileNotFoundError(f'there is no checkpoint {cfg.load_from} to resume from')
     return cfg
 
 
 def main() -> None:
     """Train."""
     args = parse_args()
+    load_safely(args.trust_checkpoint)
     try:
         cfg = load_config(args)
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
@@ -92,7 +102,11 @@ def main() -> None:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     scale_lr_by_one_worker(runner)
-    runner.train()
+    try:
+        begin_run(runner)
+        runner.train()
+    except (CheckpointError, WorkDirInUse) as error:
+        end_with(error)
     finish_distributed()
 
 

@@ -5,7 +5,11 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', interval=10, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'
+        type='resist_mm.SafeCheckpointHook',
+        interval=10,
+        max_keep_ckpts=1,
+        save_best='accuracy/top1',
+        rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )

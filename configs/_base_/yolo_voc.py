@@ -21,7 +21,9 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-default_hooks = dict(checkpoint=dict(interval=10, save_best='pascal_voc/loss', rule='less'))
+default_hooks = dict(
+    checkpoint=dict(type='resist_mm.SafeCheckpointHook', interval=10, save_best='pascal_voc/loss', rule='less')
+)
 # by default mmengine averages every logged value with "loss" in its name over earlier values, even the test loss
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -113,6 +113,6 @@ test_cfg = dict(type='TestLoop')
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=20),
+    checkpoint=dict(type='resist_mm.SafeCheckpointHook', interval=20),
     visualization=dict(type='DetVisualizationHook', score_thr=0.3),
 )

@@ -8,6 +8,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'),
     )
 )
+default_hooks = dict(checkpoint=dict(type='resist_mm.SafeCheckpointHook'))  # always whole; not needed either
 
 # Not needed for the swap: makes RESIST_MM_VOC set the location of the images. The data sets of the base file already
 # have their data_root, so it has to be replaced in each.

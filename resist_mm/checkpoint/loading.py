@@ -1,0 +1,47 @@
+"""Makes mmengine read checkpoints by :func:`read_checkpoint`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from .reading import read_checkpoint
+
+__all__ = ['load_safely', 'trusts', 'verify_local_files']
+
+FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # read by torch.load
+
+_state: dict[str, bool] = {}
+
+
+def load_safely(trust: bool = False) -> None:
+    """Let this process run no code from checkpoints, from wherever they come, and verify local ones.
+
+    mmengine by itself falls back to running such code, with a warning. What is downloaded is read by torch, which
+    is told here to refuse it.
+
+    Args:
+        trust (bool): Whether checkpoints may run code (``--trust-checkpoint``). They are verified all the same.
+    """
+    if trust:
+        os.environ.pop(FORCE_SAFE, None)
+    else:
+        os.environ[FORCE_SAFE] = '1'
+    _state['trust'] = trust
+    verify_local_files()
+
+
+def verify_local_files() -> None:
+    """Let mmengine's loader read local files by :func:`read_checkpoint`."""
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return read_checkpoint(filename, map_location, trusts())
+
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def trusts() -> bool:
+    """Whether checkpoints are trusted in this process."""
+    return _state.get('trust', False)

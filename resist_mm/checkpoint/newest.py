@@ -57,7 +57,7 @@ def _candidates(work_dir: Path, folders: list[Path]) -> list[Path]:
         if named is None or path == named:
             first = path == named
             return int(first), time, number
-        later = number > _number(named) and time >= named.stat().st_mtime_ns
+        later = number > _number(named) >= 0 and time >= named.stat().st_mtime_ns
         return 2 if later else 0, time, number
 
     if named is not None:

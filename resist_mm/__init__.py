@@ -8,14 +8,15 @@ and a registry imports its modules when something is first looked up in it.
 """
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'to_ddp', 'to_local_sgd', 'to_resist']
 
 _PARTS = (
     'analysis',
+    'convert',
     'datasets',
     'evaluation',
     'exchange',
@@ -28,7 +29,9 @@ _PARTS = (
 )
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return import_module(f'{__name__}.{name}')
+    if name in __all__:
+        return getattr(import_module(f'{__name__}.convert'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -14,6 +14,7 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'exchange': ({'partition'}, False),
     'models': ({'registry', 'datasets'}, True),
     'rounds': ({'partition', 'exchange', 'models'}, False),
+    'convert': ({'models', 'partition', 'registry', 'launch'}, True),
     'hooks': ({'rounds', 'exchange', 'models', 'registry', 'builders'}, True),
 }
 

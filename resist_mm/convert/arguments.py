@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path as osp
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -69,9 +68,11 @@ def convert_as_asked(cfg: Config, args: Namespace, work_dir: str) -> Converted:
         options = _nested(args.resist)
         if 'workers' in options:
             raise ValueError('--resist: the number of workers is that of the launcher, leave workers= out')
-        if args.resume is not None and 'stages' not in options:
-            options.update(_stages_before(cfg, work_dir))
-        return to_resist(cfg, **options)
+        before = _stages_before(cfg, work_dir) if args.resume is not None and 'stages' not in options else None
+        if before is None:
+            return to_resist(cfg, **options)
+        resumed, changes = to_resist(cfg, **options, stages=before)
+        return Converted(resumed, ['stages: those of the run that is resumed', *changes[1:]])
     if args.local_sgd is not None:
         return to_local_sgd(cfg, **_nested(args.local_sgd))
     return to_ddp(cfg) if args.ddp else Converted(cfg, [])
@@ -84,9 +85,6 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
     return nested.to_dict()
 
 
-def _stages_before(cfg: Config, work_dir: str) -> dict[str, Sequence[str]]:
+def _stages_before(cfg: Config, work_dir: str) -> list[str] | None:
     file = osp.join(work_dir, osp.basename(cfg.filename or ''))
-    if not osp.isfile(file):
-        return {}
-    stages = stages_of(Config.fromfile(file))
-    return {'stages': stages} if stages else {}
+    return (stages_of(Config.fromfile(file)) or None) if osp.isfile(file) else None

@@ -21,6 +21,7 @@ from .edits import (
     add_hook,
     add_import,
     check_has_no_protocol,
+    check_has_no_teacher,
     draw_own_random_numbers,
     hints,
     remove_sync_bn,
@@ -91,6 +92,7 @@ def to_resist(
     cfg = _copy(cfg)
     options = dict(local_iters=local_iters, min_blocks=min_blocks, **options)
     check_has_no_protocol(cfg)
+    check_has_no_teacher(cfg)
     _check_options(RESIST_HOOK, options, '--resist (to_resist)', ('stages',))
     workers = _workers() if workers is None else workers
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 2:

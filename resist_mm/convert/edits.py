@@ -16,6 +16,7 @@ __all__ = [
     'add_hook',
     'add_import',
     'check_has_no_protocol',
+    'check_has_no_teacher',
     'draw_own_random_numbers',
     'hints',
     'remove_sync_bn',
@@ -40,6 +41,20 @@ def check_has_no_protocol(cfg: Config) -> None:
             raise ValueError(
                 f'custom_hooks.{i} of {cfg.filename or "the config"} is a {_name(hook.get("type"))}: the config '
                 'has a protocol already. Train it as it is, or convert the config that it was made from'
+            )
+
+
+def check_has_no_teacher(cfg: Config) -> None:
+    """Reject a config that averages the weights of a student into those of a teacher in each iteration.
+
+    Raises:
+        ValueError: With the hook.
+    """
+    for i, hook in enumerate(cfg.get('custom_hooks') or []):
+        if isinstance(hook, dict) and _name(hook.get('type')) == 'MeanTeacherHook':
+            raise ValueError(
+                f'custom_hooks.{i} is a MeanTeacherHook, which needs all weights of the student in each '
+                'iteration, but with ResIST a worker does not hold them all: --local-sgd trains this config'
             )
 
 

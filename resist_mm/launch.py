@@ -1,11 +1,11 @@
-"""Initialises the process group where mmengine's launcher cannot."""
+"""What the commands add to mmengine's Runner: the process group, errors, the scale of the learning rate."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest.mock import patch
 
 import torch
@@ -14,7 +14,10 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-__all__ = ['check_wrapper', 'end_with', 'finish_distributed', 'init_distributed']
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+__all__ = ['check_wrapper', 'end_with', 'finish_distributed', 'init_distributed', 'scale_lr_by_one_worker']
 
 OTHERS_WAIT_SEC = 20
 ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook', 'RoundHook')
@@ -100,6 +103,37 @@ def check_wrapper(cfg: Config) -> None:
             f'custom_hooks has {protocols[0]}, but model_wrapper_cfg is missing, and the default exchanges '
             "gradients in each iteration. Put model_wrapper_cfg = dict(type='resist_mm.LocalModel') in the config"
         )
+
+
+def scale_lr_by_one_worker(runner: Runner) -> None:
+    """Let ``auto_scale_lr`` of a run in rounds count the batch of one worker; to be called before training.
+
+    mmengine multiplies the learning rate by the batch of all workers, as their gradients are averaged, over
+    ``base_batch_size``. In rounds every worker takes steps of its own, of its own batch, and what is averaged is
+    parameters: the rate belongs to the batch of one worker. Without a hook of rounds nothing changes.
+
+    Args:
+        runner (Runner): Of the run; it tells by which factor it scales, and this tells why.
+    """
+    protocols = [
+        type(hook).__name__
+        for hook in runner.hooks
+        if any(cls.__name__ in ROUND_HOOKS for cls in type(hook).__mro__)
+    ]
+    if not protocols:
+        return
+    scale_lr = runner.scale_lr
+
+    def scale_by_one(optim_wrapper: Any, auto_scale_lr: dict | None = None) -> None:
+        if auto_scale_lr is not None and auto_scale_lr.get('enable', False):
+            runner.logger.info(
+                f'auto_scale_lr under {protocols[0]}: workers average parameters, not gradients, so that the '
+                f'learning rate is scaled by the batch of one worker, not by that of all {runner.world_size}'
+            )
+        with patch.object(runner, '_world_size', 1):
+            scale_lr(optim_wrapper, auto_scale_lr)
+
+    runner.scale_lr = scale_by_one
 
 
 def _workers_on_this_machine() -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from resist_mm import launch
 from resist_mm.datasets.checks import check_data_sets
+from resist_mm.hooks import LocalSGDHook
+from tests.toy import toy_runner
+from tests.workers import run_workers
 
 
 @pytest.fixture
@@ -113,6 +120,61 @@ def test_a_protocol_without_its_wrapper():
     cfg.model_wrapper_cfg = dict(type='resist_mm.LocalModel')
     launch.check_wrapper(cfg)
     launch.check_wrapper(Config(dict(launcher='pytorch', custom_hooks=[dict(type='EMAHook')])))
+
+
+def _scaled(work_dir: str, rounds: bool, here: bool) -> tuple[float, float, list[str]]:
+    """Learning rates at the start of training and in its last iteration, and what is said."""
+    log, rates = Log(), Rates()
+    runner = toy_runner(
+        work_dir,
+        [log, rates, *([LocalSGDHook(local_iters=2)] if rounds else [])],
+        auto_scale_lr=dict(enable=True, base_batch_size=16),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.08)),
+        param_scheduler=dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.1),
+    )
+    log.listen(runner)
+    if here:
+        launch.scale_lr_by_one_worker(runner)
+    runner.train()
+    return rates.seen[0], rates.seen[-1], log.lines
+
+
+class Rates(Hook):
+    """The learning rate in every iteration."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.seen.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+
+class Log(Hook):
+    """Keeps the messages of the log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def listen(self, runner: Runner) -> None:
+        for level in ('info', 'warning'):
+            setattr(runner.logger, level, lambda message, *args: self.lines.append(str(message)))
+
+
+def _scaled_in_all_ways(work_dir: str) -> list[tuple]:
+    return [_scaled(work_dir, rounds, here) for rounds, here in ((True, True), (False, True), (True, False))]
+
+
+def test_auto_scale_lr_counts_one_worker_where_parameters_are_averaged(tmp_path):
+    for in_rounds, without, unprepared in run_workers(_scaled_in_all_ways, 2, str(tmp_path)):
+        first, last, lines = in_rounds
+        assert (first, last) == (pytest.approx(0.08 * 4 / 16), pytest.approx(0.1 * 0.08 * 4 / 16))
+        assert any('scaled by the batch of one worker, not by that of all 2' in line for line in lines)
+        assert any('based on batch size of 16 and the current batch size is 4' in line for line in lines)
+        assert not any('has scaled the learning rate by the batch of all' in line for line in lines)
+        first, last, lines = without
+        assert (first, last) == (pytest.approx(0.08 * 8 / 16), pytest.approx(0.1 * 0.08 * 8 / 16))
+        assert not any('one worker' in line for line in lines)
+        assert any('has scaled the learning rate by the batch of all 2 workers' in line for line in unprepared[2])
 
 
 @pytest.mark.parametrize(

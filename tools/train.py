@@ -15,7 +15,13 @@ from mmengine.runner import Runner
 
 from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import check_wrapper, end_with, finish_distributed, init_distributed
+from resist_mm.launch import (
+    check_wrapper,
+    end_with,
+    finish_distributed,
+    init_distributed,
+    scale_lr_by_one_worker,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +32,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/CONFIG')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size'
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch of all workers; of one worker where they train in rounds',
     )
     parser.add_argument(
         '--resume',
@@ -88,6 +96,7 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for change in changes:
         runner.logger.info(f'Changed config: {change}')
+    scale_lr_by_one_worker(runner)
     runner.train()
     finish_distributed()
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from mmengine.dist import get_world_size
-from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from resist_mm.models import partitioned_stages
 from resist_mm.models.wrappers import LocalModel
+from resist_mm.rounds.batch_norm import without_traces
 
-__all__ = ['check_can_recalibrate', 'check_has_blocks', 'check_runner']
+__all__ = ['check_can_recalibrate', 'check_generic_blocks', 'check_has_blocks', 'check_runner']
 
 
 def check_runner(runner: Runner, hook_name: str) -> None:
     """Reject settings that are incompatible with rounds of local training.
 
     Raises:
-        ValueError: If the model is wrapped for gradient exchange or has SyncBN, a
-            moving average of the weights is kept, an optimizer creates its state
-            before the first step, or there are two protocols. The message says which
-            line of the config to change.
+        ValueError: If the model is wrapped for gradient exchange or has SyncBN, an
+            optimizer creates its state before the first step, or there are two
+            protocols. The message says which line of the config to change.
     """
     if is_model_wrapper(runner.model) and not isinstance(runner.model, LocalModel):
         raise ValueError(
@@ -36,7 +39,7 @@ def check_runner(runner: Runner, hook_name: str) -> None:
                 raise ValueError(
                     f'{name} is a SyncBN layer: the workers would communicate in each iteration, but with '
                     f"{hook_name} they train different networks. Put norm_cfg = dict(type='BN') in the config "
-                    'and remove sync_bn'
+                    'and remove sync_bn; RTMDet needs model.use_syncbn = False, too'
                 )
     protocols = [type(hook).__name__ for hook in runner.hooks if hasattr(hook, 'local_iters')]
     if len(protocols) > 1:
@@ -44,12 +47,6 @@ def check_runner(runner: Runner, hook_name: str) -> None:
             f'custom_hooks has {" and ".join(protocols)}, but a run can have only one protocol: keep one of them'
         )
     _check_optimizers(runner, hook_name)
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            raise ValueError(
-                f'{type(hook).__name__} keeps a moving average of all weights, but with {hook_name} a worker '
-                'does not hold all of them. Remove it from custom_hooks'
-            )
 
 
 def _check_optimizers(runner: Runner, hook_name: str) -> None:
@@ -75,6 +72,30 @@ def check_can_recalibrate(model: nn.Module, hook_name: str) -> None:
             f"{hook_name}.bn='recalibrate' runs training batches through the model as BaseModel.train_step does, "
             f"but {type(model).__name__} has a custom train_step or no data_preprocessor: set bn='average'"
         )
+
+
+def check_generic_blocks(runner: Runner, model: nn.Module, forward: Callable[[Any], object]) -> None:
+    """Say which partitioned blocks no adapter knows, and try on two samples whether they can be dropped.
+
+    Args:
+        runner (Runner): Of the run.
+        model (nn.Module): The whole model, not its wrapper.
+        forward (Callable): Runs it on a training batch.
+
+    Raises:
+        ValueError: If such a block does not keep the shape of its input.
+    """
+    gates = [gate for stage in partitioned_stages(model).values() for gate in stage.gates if gate.generic]
+    loader = runner.train_dataloader
+    if not gates or isinstance(loader.dataset, IterableDataset):
+        return
+    kinds = sorted({type(gate.block).__name__ for gate in gates})
+    runner.logger.info(
+        f'{", ".join(kinds)}: no adapter knows where residual branches end, so with the scale s a whole block, '
+        f'such as {gates[0].name}, counts as x + s (block(x) - x)'
+    )
+    with without_traces(model):
+        forward(loader.collate_fn([loader.dataset[i % len(loader.dataset)] for i in range(2)]))
 
 
 def check_has_blocks(model: nn.Module, hook_name: str) -> None:

@@ -20,10 +20,12 @@ from resist_mm.rounds import Engine, RoundProtocol
 from resist_mm.rounds.agreement import agree, digest
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 
-from .checks import check_can_recalibrate, check_has_blocks, check_runner
+from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
+from .lone_modules import detach_from_others
+from .moving_average import HookedAverage, averages_of, update_before
 from .protocols import build_protocol
-from .round_log import RoundLog, now, warn_of_cuts
+from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
 
 __all__ = ['RoundHook']
 
@@ -50,6 +52,10 @@ class RoundHook(Hook):
     - Checkpoints hold the whole model in mmengine's ordinary format, and the index
       of the next round. A resumed run deals the blocks as the original run would
       have; it may use another number of workers.
+    - A moving average of the weights (mmengine's ``EMAHook``, as in mmdet's YOLOX and RTMDet configs) travels with
+      the weights, which doubles what is sent and staged: a worker keeps it of the blocks that it holds, and it is
+      whole, and the same on all workers, when the model is. It is what is validated and saved, as with mmengine
+      alone; :class:`HookedAverage` says what becomes of its buffers.
     - If a worker dies in a round, the others find out at the next exchange, by
       the timeout of the process group; everything trained since the last
       checkpoint is lost.
@@ -112,6 +118,7 @@ class RoundHook(Hook):
         self.codec = build_codec(codec)
         self.seed = seed
         self.engine: Engine | None = None  # created in before_train
+        self._averages: list[HookedAverage] = []
         self._iters_done = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
@@ -133,10 +140,14 @@ class RoundHook(Hook):
         name = type(self).__name__
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_runner(runner, name)
+        detach_from_others(model)
         compile_blocks(runner.model, runner.cfg.get('compile'))
         if self.bn == 'recalibrate' and recalibrated_norms(model):
             check_can_recalibrate(model, name)
         info = runner.message_hub.runtime_info
+        bn_interval = self.bn_interval if self.bn == 'average' else None
+        update_before(runner, self)
+        self._averages = averages_of(runner, model, bn_interval)
         agree(
             {
                 'the index of the round to begin with': info.get(ROUND_KEY, 0),
@@ -145,11 +156,13 @@ class RoundHook(Hook):
                 f'{name}.local_iters': self.local_iters,
                 'the length of train_dataloader': dataloader_length(runner),
                 'the weights to start from (digest)': digest(model),
+                **{key: value for average in self._averages for key, value in average.what_must_agree().items()},
             }
         )
         self.seed = self.protocol.seed = self._common_seed(runner, info.get(SEED_KEY))
         if self.protocol.deals_blocks:
             check_has_blocks(model, name)
+            check_generic_blocks(runner, model, lambda batch: _forward(runner, batch))
         try:
             self.engine = Engine(
                 model,
@@ -157,16 +170,20 @@ class RoundHook(Hook):
                 self.protocol,
                 self.codec,
                 self.momentum_restart_interval,
-                self.bn_interval if self.bn == 'average' else None,
+                bn_interval,
+                [state for average in self._averages for state in average.states],
             )
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from None
+        for average in self._averages:
+            average.begin(self.engine)
         self.engine.round = info.get(ROUND_KEY, 0)
         if PROTOCOL_KEY in info:
             self.protocol.load_state_dict(info[PROTOCOL_KEY])
         self._log = RoundLog(runner, self.engine)
         self._remember(runner)
         self.announce(runner)
+        warn_of_scaled_lr(runner, self.engine.num_workers)
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -228,9 +245,10 @@ class RoundHook(Hook):
         traffic = self.engine.exchange(whole)
         exchange_sec = now() - ended
         if whole:
-            traffic += settle_buffers(
-                self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch)
-            )
+            how = (self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch))
+            traffic += settle_buffers(*how)
+            for average in self._averages:
+                traffic += average.settle(*how)
         self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
         self._remember(runner)
 

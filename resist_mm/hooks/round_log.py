@@ -12,7 +12,7 @@ from resist_mm.rounds import Engine
 
 from .cuts import cut_rounds, dataloader_length, whole_model_iters
 
-__all__ = ['RoundLog', 'now', 'warn_of_cuts']
+__all__ = ['RoundLog', 'now', 'warn_of_cuts', 'warn_of_scaled_lr']
 
 TOLERATED_CUTS = 0.1
 MB = 1e6
@@ -77,6 +77,18 @@ class RoundLog:
     def _show(self, **scalars: float) -> None:
         for key, value in scalars.items():
             self.runner.message_hub.update_scalar(f'train/{key}', value)
+
+
+def warn_of_scaled_lr(runner: Runner, num_workers: int) -> None:
+    """Warn of a learning rate that was scaled by the batch of all workers."""
+    scaled = (runner.auto_scale_lr or {}).get('enable', False)
+    # resist_mm.launch.scale_lr_by_one_worker() gives the Runner a method of its own
+    if scaled and num_workers > 1 and 'scale_lr' not in vars(runner):
+        runner.logger.warning(
+            f'auto_scale_lr has scaled the learning rate by the batch of all {num_workers} workers, but it '
+            'belongs to that of one: they average parameters, not gradients. Start with tools/train.py, or call '
+            'resist_mm.launch.scale_lr_by_one_worker(runner) before runner.train()'
+        )
 
 
 def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:

@@ -106,6 +106,8 @@ class PartitionedStage:
     ) -> None:
         children = list(container.children())
         blocks = children[first:stop]
+        if not blocks and first < len(children):
+            raise ValueError(f'{name}[{first}:{stop}] has no block')
         if not blocks:
             raise ValueError(
                 f'a partitioned stage needs at least {first + 1} blocks, got {len(children)}: '

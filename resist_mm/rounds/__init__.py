@@ -2,6 +2,7 @@
 
 from .engine import Engine
 from .guard import ExchangeRefused
+from .moving_average import MovingAverage, MovingStatistics
 from .optimizer_state import OptimizerState
 from .part import Part, Parts
 from .protocols import LocalSGD, ResIST, RoundProtocol
@@ -11,6 +12,8 @@ __all__ = [
     'Engine',
     'ExchangeRefused',
     'LocalSGD',
+    'MovingAverage',
+    'MovingStatistics',
     'OptimizerState',
     'Part',
     'Parts',

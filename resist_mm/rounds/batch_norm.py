@@ -18,7 +18,7 @@ from .engine import Engine
 from .part import running_norms, statistics_of
 from .states import pack
 
-__all__ = ['recalibrate', 'recalibrated_norms', 'settle_buffers']
+__all__ = ['recalibrate', 'recalibrated_norms', 'settle_buffers', 'without_traces']
 
 
 def settle_buffers(
@@ -147,6 +147,18 @@ def _unpack_bytes(tensors: Sequence[Tensor], message: Tensor) -> None:
     for tensor, piece in zip(tensors, message.split([t.nbytes for t in tensors]), strict=True):
         # clone: a view of another dtype needs an aligned start
         tensor.copy_(piece.clone().view(tensor.dtype).view_as(tensor))
+
+
+@contextmanager
+def without_traces(model: nn.Module) -> Iterator[None]:
+    """Run a model without gradients; random state and buffers are as before afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.no_grad(), _forked_random_state():
+        try:
+            yield
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @contextmanager

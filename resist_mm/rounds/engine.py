@@ -80,6 +80,7 @@ class Engine:
             RunningStatistics(bn_interval),
             *states,
         ]
+        self._error_in_mean: Exception | None = None
         self.transport = Transport(self.parts.device)
         self.guard = Guard(self.transport)
         self.round = 0
@@ -91,6 +92,7 @@ class Engine:
                 if part.flat is not None:
                     part.residual = part.flat.flat.new_zeros(part.flat.num_weights)
         protocol.set_up(self.parts, self.num_workers)
+        self.states += protocol.states
 
     @property
     def rank(self) -> int:
@@ -107,13 +109,24 @@ class Engine:
         """Whether the model is whole, and the same on all workers."""
         return self.assignment is None
 
-    def run_round(self, train_one_iteration: Callable[[], object], local_iters: int) -> Traffic:
-        """Train ``local_iters`` iterations, then exchange; begin a round first if the model is whole."""
+    def run_round(
+        self, train_one_iteration: Callable[[], object], local_iters: int, whole: bool = False
+    ) -> Traffic:
+        """Train ``local_iters`` iterations, then exchange; begin a round first if the model is whole.
+
+        Args:
+            train_one_iteration (Callable): Forward, backward and optimizer step of this worker.
+            local_iters (int): Iterations of the round, l in the paper.
+            whole (bool): Whether the round ends with the whole model. Defaults to False: the next one begins.
+
+        Returns:
+            Traffic: The bytes moved.
+        """
         if self.in_sync:
             self.begin_round()
         for _ in range(local_iters):
             train_one_iteration()
-        return self.exchange()
+        return self.exchange(whole)
 
     def begin_round(self) -> None:
         """Begin a round from the whole model. All copies are equal, so blocks are dropped without a message."""
@@ -141,7 +154,7 @@ class Engine:
         travelling = self.protocol.travelling(self.states, self.round, whole)
         for state in travelling:
             state.prepare()
-        staged = None
+        staged = self._error_in_mean = None
         try:
             with self.guard.all_or_none('preparing the exchange'):
                 next_assignment = self._everything if whole else self.protocol.assign(self.round + 1)
@@ -149,11 +162,16 @@ class Engine:
                 staged = self._stage(plan, travelling, exact=whole)
             traffic = self.transport.run(plan, staged, self._on_mean_of_block)
             with self.guard.all_or_none('completing the exchange'):
+                if self._error_in_mean is not None:
+                    raise self._error_in_mean
                 self._on_means(staged.averaged_parts())
                 staged.get_ready()
+                if self._keeps_reference and not whole:
+                    self.parts.make_room_for_references(next_assignment.blocks(self.rank))
         except BaseException:
             if staged is not None:
                 staged.roll_back()
+            self.parts.drop_unused_room()
             self.protocol.roll_back()
             raise
         traffic.buffers += staged.nbytes + sum(part.extra_bytes for part in self.parts.all)
@@ -189,7 +207,10 @@ class Engine:
         self.protocol.begin_round(self.parts)
 
     def _on_mean_of_block(self, block: int) -> None:
-        self._on_means([self.parts.blocks[block]])
+        try:
+            self._on_means([self.parts.blocks[block]])
+        except Exception as error:  # the new holders are waiting for the block; it is refused by all afterwards
+            self._error_in_mean = error
 
     def _on_means(self, parts: Sequence[Part]) -> None:
         if not self._changes_means:

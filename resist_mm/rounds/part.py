@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from resist_mm.exchange.memory import empty_flat
 from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
 from resist_mm.models.partition import PartitionedStage, partitioned_stages
 
@@ -36,6 +37,7 @@ class Part:
         self.reference: Tensor | None = None
         self.residual: Tensor | None = None
         self.staged: Tensor | None = None
+        self._room: Tensor | None = None  # for a reference
 
     @property
     def held(self) -> bool:
@@ -47,14 +49,26 @@ class Part:
         """Size of its parameters in bytes, held or not."""
         return 0 if self.flat is None else self.flat.nbytes
 
+    def make_room_for_reference(self) -> None:
+        """Allocate what :meth:`remember` will need, which cannot fail then."""
+        if self.flat is not None and self.reference is None:
+            self._room = empty_flat(self.flat.numel, self.flat.dtype, self.flat.device)
+
+    def drop_unused_room(self) -> None:
+        """Undo :meth:`make_room_for_reference`."""
+        self._room = None
+
     def remember(self) -> None:
         """Keep a copy of its value, as a round begins; of one that is not held nothing is kept."""
         if self.flat is None or self.flat.released:
             self.reference = None
-        elif self.reference is None:
-            self.reference = self.flat.flat.clone()
-        else:
-            self.reference.copy_(self.flat.flat)
+            return
+        if self.reference is None and self._room is None:
+            self.make_room_for_reference()
+        if self.reference is None:
+            self.reference, self._room = self._room, None
+        assert self.reference is not None
+        self.reference.copy_(self.flat.flat)
 
     @property
     def extra_bytes(self) -> int:
@@ -145,6 +159,16 @@ class Parts:
             stage.regain(number, storage)
         else:
             part.flat.replace(storage)
+
+    def make_room_for_references(self, blocks: Collection[int]) -> None:
+        """Allocate what is missing to remember the values of the shared part and of blocks."""
+        for part in [*self.shared, *(self.blocks[block] for block in blocks)]:
+            part.make_room_for_reference()
+
+    def drop_unused_room(self) -> None:
+        """Undo :meth:`make_room_for_references`."""
+        for part in self.all:
+            part.drop_unused_room()
 
     def keep(self, blocks: Collection[int]) -> list[Part]:
         """Become a sub-ResNet: drop all other blocks.

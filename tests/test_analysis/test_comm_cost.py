@@ -126,6 +126,28 @@ def test_codec_and_warm_up_of_a_config_are_counted(config, costs):
     assert resist['paper_gb_per_run'] == pytest.approx(expected)
 
 
+def test_a_moving_average_of_a_config_is_counted(config, costs, run_comm_cost):
+    options = ('--config', config, '--workers', 2, '--num-images', 100, '--image-size', 32, 32)
+    plain = {row['protocol']: row for row in costs(*options)}
+    with config.open('a') as file:
+        file.write("custom_hooks.append(dict(type='EMAHook', momentum=0.1))\n")
+    averaged = {row['protocol']: row for row in costs(*options)}
+    for key in ('paper_gb_per_round', 'wire_gb_per_round', 'wire_gb_per_run'):
+        for protocol in ('resist', 'local_sgd'):
+            assert averaged[protocol][key] == pytest.approx(2 * plain[protocol][key])
+        for protocol in ('ddp', 'gpipe'):
+            assert averaged[protocol][key] == plain[protocol][key]
+    assert 'a moving average of the weights travels' in run_comm_cost(*options)
+    with config.open('a') as file:
+        file.write("custom_hooks[0].update(codec=dict(type='quantize', bits=6))\n")
+    coded = {row['protocol']: row for row in costs(*options)}
+    more = coded['local_sgd']['wire_gb_per_round'] - plain['local_sgd']['wire_gb_per_round']
+    assert 0 < more < 0.3 * plain['local_sgd']['wire_gb_per_round'], 'the weights compressed, the average not'
+    with config.open('a') as file:
+        file.write('custom_hooks[1].update(begin_epoch=1)\n')
+    assert 'counted from the first round, though it begins later' in run_comm_cost(*options)
+
+
 def test_validations_of_a_config_are_counted(config, costs):
     options = ('--workers', 2, '--num-images', 100, '--image-size', 32, 32)
     text = config.read_text().replace('local_iters=7, ', '')

@@ -12,6 +12,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 
 from resist_mm.convert import read_config, to_local_sgd, to_resist
 from resist_mm.convert.build import build_to_look_at
+from resist_mm.convert.plain import plain_config
 from resist_mm.models.partition import partitioned_stages
 
 pytest.importorskip('mmdet')
@@ -64,6 +65,7 @@ def test_stages_of(config: str):
     assert any('stages' in change for change in changes)
 
     model, plain_model = build_to_look_at(cfg), build_to_look_at(plain)
+    assert plain_config(cfg).model == plain.model or 'use_syncbn' in cfg.model or 'SyncBN' in str(plain.model)
     scales = {f'{name}.scale' for name in partitioned_stages(model)}
     assert len(scales) == len(STAGES[config])
     assert set(model.state_dict()) == {*plain_model.state_dict(), *scales}

@@ -60,7 +60,7 @@ def test_stochastic_rounding_is_right_on_average():
     mean = sum(_through(Quantize(4, stochastic=True), tensor) for _ in range(rounds)) / rounds
     step = (tensor.max() - tensor.min()) / 15
     nearest = (_through(Quantize(4), tensor) - tensor).abs().mean()
-    # the deviation of a mean of so many is at most step / 2 / sqrt(rounds); five of them
+    # the standard deviation of the mean is at most step / 2 / sqrt(rounds); five of them
     assert (mean - tensor).abs().max() < 5 * step / 2 / rounds**0.5
     assert (mean - tensor).abs().mean() < nearest / 10
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,30 @@ def simulate(
     Returns:
         The parameters of the whole model after the last round.
     """
+    return simulate_with_average(weights, batches, assignments, local_iters, lr, momentum, keep_momentum)[0]
+
+
+def simulate_with_average(
+    weights: Weights,
+    batches: Sequence[Sequence[Batch]],
+    assignments: Sequence[Assignment],
+    local_iters: int,
+    lr: float,
+    momentum: float,
+    keep_momentum: bool = False,
+    rate: Callable[[int], float] = lambda it: 1.0,
+) -> tuple[Weights, Weights]:
+    """As :func:`simulate`, with a moving average of the weights.
+
+    Args:
+        rate: How much the weights after an iteration, counted from 0, count in their average.
+
+    Returns:
+        The parameters of the whole model after the last round, and their average.
+    """
     num_workers = len(batches)
     velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
+    averages = {name: value.clone() for name, value in weights.items()}
     for round_index, assignment in enumerate(assignments):
         trained = []
         for worker in range(num_workers):
@@ -72,24 +94,25 @@ def simulate(
             mine = [name for name in weights if _block_of(name) is None or _block_of(name) in blocks]
             w = {name: weights[name].clone() for name in mine}
             v = {name: velocity[name].clone() for name in mine}
-            for it in range(local_iters):
-                images, labels = batches[worker][round_index * local_iters + it]
+            a = {name: averages[name].clone() for name in mine}
+            for it in range(round_index * local_iters, (round_index + 1) * local_iters):
+                images, labels = batches[worker][it]
                 leaves = {name: value.clone().requires_grad_() for name, value in w.items()}
                 loss = F.cross_entropy(toy_logits(leaves, images, blocks, 1.0), labels)
                 grads = torch.autograd.grad(loss, list(leaves.values()))
                 for name, grad in zip(leaves, grads, strict=True):
                     v[name] = momentum * v[name] + grad
                     w[name] = w[name] - lr * v[name]
-            trained.append((w, v))
+                    a[name] = (1 - rate(it)) * a[name] + rate(it) * w[name]
+            trained.append((w, v, a))
         for name in weights:
             holders = range(num_workers) if _block_of(name) is None else assignment.holders(_block_of(name))
-            weights[name] = torch.stack([trained[h][0][name] for h in holders]).mean(0)
-            velocity[name] = (
-                torch.stack([trained[h][1][name] for h in holders]).mean(0)
-                if keep_momentum
-                else torch.zeros_like(weights[name])
+            weights[name], velocity[name], averages[name] = (
+                torch.stack([trained[h][i][name] for h in holders]).mean(0) for i in range(3)
             )
-    return weights
+            if not keep_momentum:
+                velocity[name] = torch.zeros_like(weights[name])
+    return weights, averages
 
 
 def _block_of(name: str) -> int | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from mmengine.hooks import EMAHook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.models.partition import partition
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 
@@ -58,6 +60,49 @@ def test_a_model_without_a_partitioned_stage(tmp_path):
         toy_runner(tmp_path, [ResISTHook()], model=PlainModel()).train()
 
 
+class OfAnyBlocks(ToyModel):
+    """Its chain has blocks of classes that no adapter knows."""
+
+    def __init__(self, block: type[nn.Module]) -> None:
+        super().__init__(partition_stages=())
+        self.chain = nn.Sequential(*(block(3, 3, 3, padding=1) for _ in range(4)))
+        partition(self, 'chain')
+
+    def forward(self, inputs: Tensor, labels: Tensor, mode: str = 'tensor') -> Any:
+        return super().forward(self.chain(inputs), labels, mode)
+
+
+class Conv(nn.Conv2d):
+    """Keeps the shape, and notes its calls."""
+
+    calls: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(torch.is_grad_enabled())
+        return super().forward(x)
+
+
+class Strided(Conv):
+    """Changes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., ::2]
+
+
+def test_blocks_of_any_class_are_tried_before_training(tmp_path):
+    Conv.calls.clear()
+    with pytest.raises(
+        ValueError, match=r'chain\[1\] \(Strided\) cannot be partitioned: it maps shape \(2, 3, 8, 4\)'
+    ):
+        toy_runner(tmp_path, [ResISTHook(min_blocks=1)], model=OfAnyBlocks(Strided)).train()
+    assert Conv.calls == [False, False], 'nothing has been trained'
+    model = OfAnyBlocks(Conv)
+    toy_runner(tmp_path, [ResISTHook(min_blocks=1, local_iters=4)], model=model, log_level='INFO').train()
+    assert Conv.calls[:2] == [False, False] and True in Conv.calls
+    log = next(path.read_text() for path in sorted(tmp_path.rglob('*.log')) if 'Round 0' in path.read_text())
+    assert 'Conv: no adapter knows where residual branches end' in log and 'chain[1]' in log
+
+
 def test_local_sgd_takes_any_model(tmp_path):
     toy_runner(tmp_path, [LocalSGDHook(local_iters=3)], model=PlainModel()).train()
 
@@ -73,9 +118,16 @@ def test_a_frozen_partitioned_stage(tmp_path):
         toy_runner(tmp_path, [ResISTHook()], model=model).train()
 
 
-def test_a_moving_average_of_the_weights(tmp_path):
-    with pytest.raises(ValueError, match=r'EMAHook .* Remove it from custom_hooks'):
-        toy_runner(tmp_path, [EMAHook(), ResISTHook()]).train()
+class KeepsSomethingElse(EMAHook):
+    """Averages in a way of its own."""
+
+    def before_run(self, runner: Runner) -> None:
+        self.ema_model = nn.Linear(1, 1)
+
+
+def test_a_moving_average_that_is_none_of_mmengine_s(tmp_path):
+    with pytest.raises(ValueError, match=r'KeepsSomethingElse keeps Linear .* choose another ema_type'):
+        toy_runner(tmp_path, [KeepsSomethingElse(), ResISTHook()]).train()
 
 
 def _error_of(runner: Runner) -> str:
@@ -115,6 +167,20 @@ def test_what_two_workers_cannot_do(tmp_path):
         assert 'disagree on LocalSGDHook.local_iters (worker 0: 5, worker 1: 6)' in errors['local_iters']
         assert 'disagree on the length of train_dataloader (worker 0: 4, worker 1: 6)' in errors['data']
         assert errors['diff_rank_seed'] == 'trained'
+
+
+def _other_average(work_dir: str) -> str:
+    class ResumesItsOwn(EMAHook):
+        def before_train(self, runner: Runner) -> None:
+            self.ema_model.steps.fill_(5)
+            self.ema_model.module.head.bias.data.fill_(dist.get_rank())
+
+    return _error_of(toy_runner(work_dir, [ResumesItsOwn(), ResISTHook()]))
+
+
+def test_workers_that_resume_different_moving_averages(tmp_path):
+    for error in run_workers(_other_average, 2, str(tmp_path)):
+        assert 'disagree on the average of ResumesItsOwn (ExponentialMovingAverage) (digest)' in error
 
 
 def _other_weights(work_dir: str) -> str:

@@ -61,7 +61,7 @@ def _local_sgd_every_iteration(work_dir: str) -> tuple[dict, dict]:
 
 def _ddp(work_dir: str) -> dict:
     model = ToyModel()
-    model.init_weights()  # before DDP looks at them; the Runner does it again, alike
+    model.init_weights()  # before DDP compares them; the Runner repeats it, with the same result
     ddp = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
     overrides: dict = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)))
     weights, _ = _train(work_dir, Recorder(), model=ddp, **overrides)

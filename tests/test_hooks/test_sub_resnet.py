@@ -13,7 +13,7 @@ from tests.workers import run_workers
 
 
 class Watcher(Hook):
-    """Looks at the worker after every iteration, and once a round has begun."""
+    """Inspects the worker after every iteration, and when a round has begun."""
 
     priority = 'LOWEST'
 
@@ -66,7 +66,7 @@ def _train_and_watch(work_dir: str) -> tuple:
     return watcher.collectives, watcher.resident, counted
 
 
-def test_a_worker_holds_its_sub_resnet_and_talks_to_nobody(tmp_path):
+def test_a_worker_holds_its_sub_resnet_and_does_not_communicate(tmp_path):
     for collectives, resident, counted in run_workers(_train_and_watch, 4, str(tmp_path)):
         assert counted == 1, 'the count of collectives does not work'
         assert len(collectives) == 4

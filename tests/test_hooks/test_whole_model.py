@@ -43,7 +43,7 @@ class EvaluatedToyModel(ToyModel):
 
 
 class CountingToyModel(EvaluatedToyModel):
-    """Writes a buffer that is no statistic, another value on each worker."""
+    """Writes a buffer that is not a statistic, with a different value on each worker."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -281,7 +281,7 @@ def one_thread():
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(DATA is None, reason='RESIST_MM_DATA does not name the folder of real images')
+@pytest.mark.skipif(DATA is None, reason='RESIST_MM_DATA is not set to the folder of real images')
 def test_overfits_eight_real_images(tmp_path, one_thread):
     """mAP of at least 0.9, and the test loss is the training loss of the same images, from the best checkpoint on.
 

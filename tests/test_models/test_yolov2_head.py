@@ -389,7 +389,7 @@ class TestPrediction:
         )
 
     def test_inverts_the_targets(self):
-        """A prediction of exactly the targets is the objects, and its loss is zero but for the background."""
+        """A prediction equal to the targets gives the objects; its loss is zero except for the background."""
         boxes = [(40.0, 10.0, 80.0, 60.0), (1.0, 2.0, 90.0, 60.0), (65.0, 40.0, 95.0, 63.0)]
         raw = blank(2, 3, objectness=-40.0)
         for box, label in zip(boxes, (2, 0, 1), strict=True):

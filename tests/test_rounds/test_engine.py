@@ -51,6 +51,15 @@ def _equal(values: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return values.keys() == others.keys() and all(torch.equal(values[name], others[name]) for name in values)
 
 
+class OuterStep(ResIST):
+    """Goes half the way to each mean."""
+
+    needs_reference = True
+
+    def on_mean(self, part: Part, mean: Tensor) -> None:
+        mean.lerp_(part.reference, 0.5)
+
+
 # where worker 1 fails: class, method, and whether the others are waiting for its messages then
 STEPS = {
     'planning': (ResIST, 'assign', False),
@@ -59,13 +68,17 @@ STEPS = {
     'gathering': (Transport, '_gather', True),
     'delivering': (Transport, '_deliver', True),
     'averaging': (Transport, '_finish_averages', True),
+    'stepping': (OuterStep, 'on_mean', False),
     'completing': (StagedExchange, 'get_ready', False),
+    'remembering': (Parts, 'make_room_for_references', False),
 }
 
 
 def _interrupted(step: str) -> tuple:
     owner, method, others_wait = STEPS[step]
-    engine = _engine(momentum_restart_interval=None, codec=build_codec(dict(type='topk', error_feedback=True)))
+    protocol = OuterStep(min_blocks=3)
+    codec = build_codec(dict(type='topk', error_feedback=True))
+    engine = _engine(protocol, momentum_restart_interval=None, codec=codec)
     engine.begin_round()
     _train(engine, 0)
     engine.exchange()
@@ -198,7 +211,7 @@ def _fed_prox(work_dir: str) -> list[float]:
     return [_distance(work_dir, mu, codec) for mu, codec in ((0.0, None), (9.0, None), (9.0, dict(type='FP16')))]
 
 
-def test_a_protocol_and_a_codec_of_somebody_else_are_found_by_their_names(tmp_path):
+def test_third_party_protocols_and_codecs_are_found_by_name(tmp_path):
     for free, pulled, half in run_workers(_fed_prox, 2, str(tmp_path)):
         assert 0 < pulled < 0.8 * free
         assert half == pytest.approx(pulled, rel=1e-2) and half != pulled
@@ -220,17 +233,29 @@ class Counter(TravellingState):
         (self.numbers[part],) = tensors
 
 
-def _counted() -> tuple:
-    counter = Counter()
-    engine = _engine(states=[counter])
+class Counting(ResIST):
+    """Brings the state along."""
+
+    def __init__(self) -> None:
+        super().__init__(min_blocks=3)
+        self.states = [Counter()]
+
+
+def _counted(by_protocol: bool) -> tuple:
+    protocol, counter = Counting(), Counter()
+    if by_protocol:
+        engine, (counter,) = _engine(protocol), protocol.states
+    else:
+        engine = _engine(states=[counter])
     engine.begin_round()
     old = engine.assignment
     engine.make_whole()
     return old, {part.block: number.item() for part, number in counter.numbers.items()}
 
 
-def test_a_state_of_somebody_else_travels_with_its_part():
-    for worker, (old, numbers) in enumerate(run_workers(_counted, WORKERS)):
+@pytest.mark.parametrize('by_protocol', [False, True])
+def test_a_third_party_state_travels_with_its_part(by_protocol):
+    for worker, (old, numbers) in enumerate(run_workers(_counted, WORKERS, by_protocol)):
         assert numbers[None] == pytest.approx(2.0)
         for block in range(6):
             holders = old.holders(block)

@@ -83,13 +83,14 @@ def rows_of(
             f'--blocks-per-worker {blocks}: {num_workers} workers cannot hold {len(run.network.blocks)} blocks'
         )
     codecs: dict[str, Codec | None] = {name: build_codec(cfg) for name, cfg in run.codecs.items()}
-    local_sgd = {name: local_sgd_cost(run.network, num_workers, codec) for name, codec in codecs.items()}
+    travelling = run.travelling
+    local_sgd = {name: local_sgd_cost(travelling, num_workers, codec) for name, codec in codecs.items()}
     rows = []
     if run.network.blocks:
         least = run.min_blocks if blocks is None else blocks
         for name, codec in codecs.items():
-            cost = resist_cost(run.network, num_workers, least, args.samples, args.seed, codec)
-            rows.append(as_row(run, name, cost, warmup_cost(run.network, num_workers, codec)))
+            cost = resist_cost(travelling, num_workers, least, args.samples, args.seed, codec)
+            rows.append(as_row(run, name, cost, warmup_cost(travelling, num_workers, codec)))
     rows += [as_row(run, name, cost) for name, cost in local_sgd.items()]
     rows.append(as_row(run, 'none', ddp_cost(run.network, num_workers, run.local_iters)))
     if len(run.network.activations) >= num_workers and run.batch_size is not None:
@@ -149,6 +150,8 @@ def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
         print("\n?: the data set's files are not here to be counted: give --num-images or --dataset")
     if run.whole_every:
         print('\nrounds that a validation or a checkpoint ends make the model whole, in fp32: counted on the wire')
+    if run.averages:
+        print('\na moving average of the weights travels with them, in fp32: counted for ResIST and local SGD')
     for note in run.notes:
         print(f'\n{note}')
     if not any(row['protocol'] == 'gpipe' for row in rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class ConfigRun:
         epochs: Passes over the data.
         iters: Iterations of the run, where the config counts those.
         hook: The config of the hook that runs rounds; empty if there is none.
+        averages: The configs of the hooks that keep moving averages of the weights.
         whole_every: Intervals of validation and checkpoints, in epochs; in iterations in a run that counts those.
     """
 
@@ -39,6 +40,7 @@ class ConfigRun:
     epochs: int | None
     iters: int | None
     hook: dict[str, Any]
+    averages: tuple[dict[str, Any], ...] = ()
     whole_every: tuple[int, ...] = ()
 
 
@@ -62,7 +64,7 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     loader = cfg.get('train_dataloader') or {}
     train_cfg = cfg.get('train_cfg') or {}
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] in ROUND_HOOKS]
+    hooks, averages = (_hooks(cfg, names) for names in (ROUND_HOOKS, ('EMAHook',)))
     preprocessor = cfg.model.get('data_preprocessor') or {}
     pipelines = [*_pipelines(loader.get('dataset')), preprocessor.get('train_pipeline') or []]
     return ConfigRun(
@@ -71,9 +73,14 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         length=_length(loader),
         epochs=train_cfg.get('max_epochs'),
         iters=train_cfg.get('max_iters'),
-        hook=dict(hooks[0]) if hooks else {},
+        hook=hooks[0] if hooks else {},
+        averages=tuple(averages),
         whole_every=_whole_every(cfg),
     )
+
+
+def _hooks(cfg: Config, names: Collection[str]) -> list[dict[str, Any]]:
+    return [dict(hook) for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] in names]
 
 
 def _whole_every(cfg: Config) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class CountedRun:
         length: Number of training images.
         epochs: Passes over the data with two workers, and with more.
         iters: Iterations of the run, instead of length and epochs.
+        averages: Number of moving averages of the weights that are kept (EMA); with rounds they travel, too.
         warmup_rounds: Rounds of local SGD before ResIST begins.
         whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
         codecs: Configs of codecs, by the names that the output shows.
@@ -45,10 +46,16 @@ class CountedRun:
     length: int | None
     epochs: tuple[float, float] | None
     iters: int | None = None
+    averages: int = 0
     warmup_rounds: int = 0
     whole_every: tuple[int, ...] = ()
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
+
+    @property
+    def travelling(self) -> NetworkSize:
+        """The sizes of what travels in rounds."""
+        return self.network.with_averages(self.averages)
 
     def schedule(self, num_workers: int) -> Schedule | None:
         """The schedule of the run with a given number of workers; None if it is not known."""
@@ -110,6 +117,8 @@ def config_run(args: argparse.Namespace) -> CountedRun:
             f'not counted: momentum_restart_interval={hook["momentum_restart_interval"]}, so optimizer state '
             'travels with the parameters (with SGD, as much again, in fp32)'
         )
+    if any(hook.get('begin_epoch') or hook.get('begin_iter') for hook in found.averages):
+        notes.append('the moving average of the weights is counted from the first round, though it begins later')
     return CountedRun(
         args.config,
         found.network,
@@ -119,6 +128,7 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         DATASETS[args.dataset].length if args.dataset else found.length,
         None if found.epochs is None else (found.epochs, found.epochs),
         found.iters,
+        len(found.averages),
         hook.get('warmup_rounds', 0),
         found.whole_every,
         {codec_name(hook.get('codec')): hook.get('codec')},

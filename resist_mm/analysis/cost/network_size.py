@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...exchange import Codec
 from ...exchange.wire import average_bytes, message_bytes
@@ -18,7 +18,7 @@ class PartSize:
 
     Attributes:
         weights: Number of weights of convolutions and linear layers, which codecs compress.
-        others: Number of the other parameters, which always travel in fp32: norms, biases.
+        others: Number of the others, which always travel in fp32: norms, biases, moving averages.
     """
 
     weights: int
@@ -31,6 +31,10 @@ class PartSize:
 
     def __add__(self, other: PartSize) -> PartSize:
         return PartSize(self.weights + other.weights, self.others + other.others)
+
+    def with_averages(self, count: int) -> PartSize:
+        """The same with so many moving averages of all parameters (EMA), which are never compressed."""
+        return PartSize(self.weights, self.others + count * self.total)
 
     def message_bytes(self, codec: Codec | None = None) -> int:
         """Size of a message that holds the whole part, in bytes."""
@@ -61,3 +65,8 @@ class NetworkSize:
     def whole(self) -> PartSize:
         """The whole model."""
         return sum(self.blocks, self.shared)
+
+    def with_averages(self, count: int) -> NetworkSize:
+        """What travels in rounds if so many moving averages of the weights are kept (an ``EMAHook`` each)."""
+        blocks = tuple(block.with_averages(count) for block in self.blocks)
+        return replace(self, shared=self.shared.with_averages(count), blocks=blocks)

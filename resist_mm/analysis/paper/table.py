@@ -171,7 +171,7 @@ def main() -> None:
         sys.exit(f'there is no folder {args.runs}: name the one that the work dirs are in with --runs')
     trials = find_trials(args.runs)
     for trial in trials:
-        if trial.run.iterations and not trial.run.finished:  # a work dir of a test alone is no run
+        if trial.run.iterations and not trial.run.finished:  # the work dir of a test alone is not a run
             last = max(trial.run.validations, default=0)
             print(f'left out: {trial.work_dir} has come to {last} of {trial.run.length}', file=sys.stderr)
     cells = [cell for table in args.tables or TABLES for cell in TABLES[table]]

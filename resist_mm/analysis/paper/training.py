@@ -37,7 +37,7 @@ class Training:
         workers: Number of workers.
         options: What is changed in the config, by key: ``--cfg-options``.
         tests: Tests of the last checkpoint.
-        members: Number of networks that are trained apart, for an ensemble; 0: no ensemble.
+        members: Number of separately trained networks of an ensemble; 0 if it is not an ensemble.
         last_checkpoint: Name of the last checkpoint, if there are separate tests.
     """
 

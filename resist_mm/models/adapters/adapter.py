@@ -40,6 +40,10 @@ class BlockAdapter:
         """Compute the output of the block without its residual branches; by default its first input."""
         return first_input(block, args, kwargs)
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """What can absorb the scale (``fold_scale``): the last module with weights of each branch, or a factor."""
+        return list(self.residual_ends(block))
+
     def refusal(self, block: Any) -> str | None:
         """Why this block cannot be partitioned; None: it can be."""
         return None

@@ -22,6 +22,10 @@ class TorchvisionConvNeXtAdapter(BlockAdapter):
         """``stochastic_depth``, which is there whatever its rate."""
         return [block.stochastic_depth]
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The layer scale."""
+        return [block.layer_scale]
+
 
 @register_adapter(
     'mmpretrain.models.backbones.convnext.ConvNeXtBlock',
@@ -33,6 +37,12 @@ class ConvNeXtAdapter(BlockAdapter):
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``drop_path``, an identity if its rate is 0."""
         return [block.drop_path]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The layer scale, or the last linear layer if there is none."""
+        if block.gamma is not None:
+            return [block.gamma]
+        return [block.mlp.fc2 if hasattr(block, 'mlp') else block.pointwise_conv2]
 
     def shared(self, block: Any) -> list[nn.Module]:
         """timm's ``shortcut``."""

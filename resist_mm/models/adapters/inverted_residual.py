@@ -24,6 +24,10 @@ class TorchvisionMBConvAdapter(BlockAdapter):
         """``stochastic_depth``, which is there whatever its rate."""
         return [block.stochastic_depth]
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The norm of the last convolution."""
+        return [block.block]
+
     def refusal(self, block: Any) -> str | None:
         """The first block of a stage, which has no shortcut."""
         return None if block.use_res_connect else NO_SHORTCUT
@@ -49,6 +53,10 @@ class MMDetInvertedResidualAdapter(BlockAdapter):
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``drop_path``, an identity if its rate is 0."""
         return [block.drop_path]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last convolution, with its norm."""
+        return [block.linear_conv]
 
     def refusal(self, block: Any) -> str | None:
         """Blocks without a shortcut."""

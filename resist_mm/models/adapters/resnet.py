@@ -75,6 +75,10 @@ class TimmResNetAdapter(TorchvisionResNetAdapter):
                 return [later]
         return super().residual_ends(block)
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last norm, unless attention follows it, whose gate would see the scale."""
+        return list(super().residual_ends(block)) if block.se is None else [block.se]
+
 
 @register_adapter('mmpretrain.models.backbones.resnet.BasicBlock', 'mmpretrain.models.backbones.resnet.Bottleneck')
 class MMPretrainResNetAdapter(_ResNetAdapter):
@@ -83,3 +87,7 @@ class MMPretrainResNetAdapter(_ResNetAdapter):
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``drop_path``, an identity if its rate is 0."""
         return [block.drop_path]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last norm."""
+        return [block.norm3 if hasattr(block, 'norm3') else block.norm2]

@@ -24,17 +24,31 @@ class MMDetSwinAdapter(BlockAdapter):
         """``attn``, and the last module of ``ffn`` before the addition."""
         return [block.attn, block.ffn.dropout_layer]
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last linear layers of both."""
+        return [block.attn.w_msa.proj, block.ffn.layers]
 
-@register_adapter(
-    'torchvision.models.swin_transformer.SwinTransformerBlock',
-    'torchvision.models.swin_transformer.SwinTransformerBlockV2',
-)
+
+@register_adapter('torchvision.models.swin_transformer.SwinTransformerBlock')
 class TorchvisionSwinAdapter(BlockAdapter):
     """torchvision's Swin blocks: both branches end at the one stochastic depth."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``stochastic_depth``, called twice."""
         return [block.stochastic_depth]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last linear layers of attention and MLP."""
+        return [block.attn.proj, block.mlp]
+
+
+@register_adapter('torchvision.models.swin_transformer.SwinTransformerBlockV2')
+class TorchvisionSwinV2Adapter(TorchvisionSwinAdapter):
+    """torchvision's Swin V2 block, in which a norm follows attention and MLP."""
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The norms."""
+        return [block.norm1, block.norm2]
 
 
 @register_adapter('torchvision.models.vision_transformer.EncoderBlock')
@@ -45,6 +59,10 @@ class TorchvisionViTAdapter(BlockAdapter):
         """``dropout`` behind the attention, and ``mlp``."""
         return [block.dropout, block.mlp]
 
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last linear layers of attention and MLP."""
+        return [block.self_attention.out_proj, block.mlp]
+
 
 @register_adapter('timm.models.vision_transformer.Block', 'timm.models.swin_transformer.SwinTransformerBlock')
 class DropPathAdapter(BlockAdapter):
@@ -53,3 +71,7 @@ class DropPathAdapter(BlockAdapter):
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``drop_path1`` and ``drop_path2``, identities if the rate is 0."""
         return [block.drop_path1, block.drop_path2]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last linear layers of attention and MLP."""
+        return [block.attn.proj, block.mlp.fc2]

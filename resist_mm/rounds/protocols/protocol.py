@@ -23,11 +23,13 @@ class RoundProtocol:
 
     Attributes:
         deals_blocks: Whether the blocks of partitioned stages are dealt out; if not, everything is shared.
+        states: What travels beside the engine's own states, such as the momentum of an outer step.
         needs_reference: Whether parts keep their value from the start of the round, as ``part.reference``.
         seed: Seed of its random choices; may be set before :meth:`set_up`, as the hooks do.
     """
 
     deals_blocks = True
+    states: Sequence[TravellingState] = ()
     needs_reference = False
     seed = 0
 

@@ -1,0 +1,125 @@
+"""Models of torchvision in rounds, without mmengine: what an exchange makes of them, parameter by parameter."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vision_transformer import VisionTransformer
+
+from resist_mm.models.partition import partition
+from resist_mm.rounds import Engine, ResIST
+from tests.workers import run_workers
+
+CLASSES = 3
+
+
+def _mbconv(*setting: int) -> MBConvConfig:
+    return MBConvConfig(*setting, width_mult=1.0, depth_mult=1.0)
+
+
+# the chain to partition, its number of partitioned blocks, and how to make the model
+MODELS = {
+    'ResNet': ('layer3', 3, partial(ResNet, BasicBlock, [1, 1, 4, 1], num_classes=CLASSES, width_per_group=64)),
+    'ConvNeXt': (
+        'features.3[:]',
+        4,
+        partial(ConvNeXt, [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 4)], num_classes=CLASSES),
+    ),
+    'ViT': (
+        'encoder.layers[:]',
+        4,
+        partial(VisionTransformer, 32, 8, 4, 2, 8, 16, num_classes=CLASSES),
+    ),
+    'Swin': (
+        'features.3[:]',
+        4,
+        partial(SwinTransformer, [2, 2], 8, [1, 4], [2, 4], [2, 2], num_classes=CLASSES),
+    ),
+    'EfficientNet': (
+        'features.2[1:]',
+        3,
+        partial(
+            EfficientNet, [_mbconv(2, 3, 1, 8, 8, 1), _mbconv(2, 3, 2, 8, 16, 4)], dropout=0.0, num_classes=CLASSES
+        ),
+    ),
+    'RegNet': (
+        'trunk_output.block2',
+        3,
+        partial(
+            RegNet, BlockParams([1, 4], [8, 16], [8, 8], [1.0, 1.0], [2, 2]), num_classes=CLASSES, stem_width=8
+        ),
+    ),
+}
+
+
+def _expected(values: dict[str, Tensor], old, new, names_of_blocks: list[set[str]]) -> dict[str, Tensor]:
+    """By the definition: the mean of all holders; what this worker will hold, no more."""
+    of_workers: list = [None] * dist.get_world_size()
+    dist.all_gather_object(of_workers, values)
+    block_of = {name: block for block, names in enumerate(names_of_blocks) for name in names}
+    expected = {}
+    for name in values:
+        block = block_of.get(name)
+        if block is not None and dist.get_rank() not in new.holders(block):
+            expected[name] = torch.empty(0)
+            continue
+        holders = range(dist.get_world_size()) if block is None else old.holders(block)
+        expected[name] = torch.stack([of_workers[w][name] for w in holders]).mean(0)
+    return expected
+
+
+def _two_rounds(name: str) -> list[float]:
+    path, num_blocks, make = MODELS[name]
+    torch.manual_seed(0)
+    model: nn.Module = make()
+    [stage] = partition(model, path)
+    of_blocks = [
+        {name for name, p in model.named_parameters() if any(p is q for q in stage.block_parameters(number))}
+        for number in range(stage.num_partitioned)
+    ]
+    assert stage.num_partitioned == num_blocks
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    engine = Engine(model, optimizer, ResIST(min_blocks=1))
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % CLASSES
+    losses = []
+    engine.begin_round()
+    for _ in range(2):
+        old = engine.assignment
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        expected = _expected(values, old, engine.protocol.assign(engine.round + 1), of_blocks)
+        engine.exchange()
+        for key, p in model.named_parameters():
+            assert p.shape == expected[key].shape, key
+            torch.testing.assert_close(p.detach(), expected[key], rtol=0, atol=1e-7)
+            assert p.untyped_storage().nbytes() > 0 or p.numel() == 0
+    engine.make_whole()
+    assert stage.is_whole and abs(stage.scale.item() - 0.5) < 1e-6
+    of_workers: list = [None, None]
+    dist.all_gather_object(of_workers, dict(model.named_parameters()))
+    assert all(torch.equal(of_workers[0][key], of_workers[1][key]) for key in of_workers[0])
+    return losses
+
+
+def _all_models() -> dict[str, list[float]]:
+    return {name: _two_rounds(name) for name in MODELS}
+
+
+def test_the_exchange_of_any_model_is_that_of_the_definition():
+    for losses in run_workers(_all_models, 2):
+        assert all(loss == pytest.approx(loss) and loss > 0 for of_model in losses.values() for loss in of_model)

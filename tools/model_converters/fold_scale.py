@@ -1,0 +1,11 @@
+"""Fold the activation scale of a checkpoint into its weights. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.convert.plain import main
+
+if __name__ == '__main__':
+    main()

@@ -33,7 +33,7 @@ random: the table says what runs and agrees, not how accurate it is. Generated b
 - **test, infer**: `Runner.test`, `init_detector` and `DetInferencer`, in one process without a hook; features are
   those of the trained model, bit for bit
 - **fold**: `fold_scale.py` gives a checkpoint that the plain config loads strictly, with the same features
-- **EMA, AMP, compile**: trained again with an `EMAHook`, in bf16, with `compile` (backend `aot_eager`)
+- **EMA, AMP, compile**: trained again with an `EMAHook`, under bf16 autocast, with `compile` (backend `aot_eager`)
 
 | config | partitioned | {steps} |
 |---|---|{lines}|

@@ -1,4 +1,4 @@
-"""Everything is in setup.cfg, except what ``mim`` looks for inside an installed package."""
+"""Everything is in pyproject.toml, except what ``mim`` looks for inside an installed package."""
 
 import shutil
 from pathlib import Path

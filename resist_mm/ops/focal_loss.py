@@ -55,7 +55,7 @@ def _one_hot(target: Tensor, input: Tensor) -> Tensor:
 
 
 def _factor(positive: Tensor, target: Tensor, weight: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
-    factor = torch.where(positive, alpha, 1 - alpha).to(dtype)
+    factor = positive.to(dtype) * (2 * alpha - 1) + (1 - alpha)  # alpha, or 1 - alpha
     if weight.numel() == 0:
         return factor
     with_background = torch.cat([weight, weight.new_ones(1)]).to(dtype)

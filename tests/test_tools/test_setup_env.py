@@ -18,7 +18,7 @@ WHEEL = 'onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl'
 
 pytestmark = pytest.mark.skipif(shutil.which('bash') is None, reason='needs bash')
 
-# A Python that makes environments in no time. It writes down what it is asked to do, and fails where $FAIL_AT says.
+# A Python that makes environments in no time. It writes down what it is asked to do, and fails where FAIL_AT says.
 FAKE_PYTHON = """
 case "$*" in
     *'-m venv'*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && cp "$0" "$4/bin/uv" && exit ;;
@@ -148,7 +148,9 @@ def test_packages_are_those_of_the_lock_file_and_nothing_is_done_twice(clone: Pa
     (sync,) = syncs(clone)
     assert ' --frozen ' in sync and '--reinstall ' not in f'{sync} '
     again = set_up(clone, PYTHON='/bin/false')
-    assert again.returncode == 0 and again.stderr.startswith('setup_env: ready: ') and again.stderr.count('\n') == 1
+    assert (
+        again.returncode == 0 and again.stderr.startswith('setup_env: ready: ') and again.stderr.count('\n') == 1
+    )
     assert calls(clone) == []
 
 
@@ -202,7 +204,12 @@ def test_an_interruption_is_named_and_the_next_run_trusts_nothing(clone: Path, p
 def test_only_wheels_that_fit_are_tried(clone: Path, python: str):
     folder = clone / 'my wheels'
     folder.mkdir()
-    for name in (WHEEL, WHEEL.replace('cp311', 'cp312'), WHEEL.replace('2.3.6', '2.3.5'), 'onedl_mmcv-2.3.6.tar.gz'):
+    for name in (
+        WHEEL,
+        WHEEL.replace('cp311', 'cp312'),
+        WHEEL.replace('2.3.6', '2.3.5'),
+        'onedl_mmcv-2.3.6.tar.gz',
+    ):
         (folder / name).touch()
     assert set_up(clone, PYTHON=python, MMCV_WHEEL_DIR='my wheels').returncode == 0
     installed = [call.rpartition(' my wheels/')[2] for call in calls(clone) if ' my wheels/' in call]

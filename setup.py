@@ -10,8 +10,8 @@ from setuptools.command.build_py import build_py
 class BuildWithMim(build_py):
     """Puts configs, tools and the model index into ``resist_mm/.mim``, where ``mim`` finds them.
 
-    In the repository ``resist_mm/.mim`` has links, which serve an editable install; that is also where mmengine looks
-    for configs that are inherited from (``resist_mm::``).
+    In the repository ``resist_mm/.mim`` has links, which serve an editable install. There too mmengine looks
+    for ``resist_mm::`` configs.
     """
 
     def run(self) -> None:

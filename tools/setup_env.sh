@@ -44,6 +44,8 @@ if torch.cuda.is_available() and compiled.split(".")[0] != needed.split(".")[0]:
     sys.exit(f"CUDA of its ops: {compiled}, of torch: {needed}")' 2>"$VENV/ops.log"
 }
 
+reason() { grep . "$VENV/ops.log" | tail -n 1; }
+
 install_ops() {
     local wheel version tag
     version=$(sed -n '/^name = "onedl-mmcv"$/{n;s/.*"\(.*\)"/\1/p;}' "$ROOT/uv.lock")
@@ -51,7 +53,7 @@ install_ops() {
     for wheel in "${MMCV_WHEEL_DIR:-/nowhere}"/onedl_mmcv-"$version-$tag"-*.whl; do
         [ -f "$wheel" ] || continue
         ! { uv pip install --no-deps --reinstall-package onedl-mmcv "$wheel" 2>"$VENV/ops.log" && ops_work; } || return 0
-        say "$(basename "$wheel") does not work here ($(tail -n 1 "$VENV/ops.log")): not used"
+        say "$(basename "$wheel") does not work here ($(reason)): not used"
         sync_packages -q
     done
     [ -n "$WITH_OPS" ] || return 0
@@ -59,7 +61,7 @@ install_ops() {
     sync_packages -q --group ops
     PATH="$VENV/bin:$PATH" uv pip install --no-cache --no-deps --no-build-isolation --no-binary onedl-mmcv \
         --reinstall-package onedl-mmcv "onedl-mmcv==$version" || die 'mmcv cannot be built, see above'
-    ops_work || die "the mmcv built from source does not work: $(tail -n 1 "$VENV/ops.log")"
+    ops_work || die "the mmcv built from source does not work: $(reason)"
 }
 
 set_up() {

@@ -41,9 +41,9 @@ def numbers(backbone: dict) -> dict[str, float]:
     """Loss, norm of the gradients and what is detected, from the same random numbers each time."""
     torch.manual_seed(0)
     model = build(backbone)
-    size = (64, 96)
+    size = (96, 128)
     sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1, 1)))
-    boxes = torch.tensor([[10.0, 10, 50, 60], [30, 20, 90, 60]])
+    boxes = torch.tensor([[10.0, 10, 60, 70], [40, 20, 90, 90]])
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3, 7]))
     image = torch.rand(1, 3, *size)
     loss, _ = model.parse_losses(model.loss(image, [sample]))

@@ -1,4 +1,4 @@
-"""What a model offers to deal out: shares worked out by hand, and the command."""
+"""What a model offers to deal out: shares worked out by hand. test_convert/test_page.py runs the command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchvision.models.resnet import BasicBlock
 
 from resist_mm.analysis.list_stages import flops_of_blocks, list_stages
 from resist_mm.convert.chains import find_chains
-from tests.test_tools.commands import run_tool, start_tool
+from tests.test_tools.commands import start_tool
 
 
 class Model(nn.Module):
@@ -50,30 +50,6 @@ def test_a_backbone_that_needs_more_than_an_image():
     model = nn.ModuleDict(dict(backbone=nn.ModuleList([BasicBlock(3, 3) for _ in range(2)])))
     (row,) = list_stages(model, (8, 6))
     assert row.flops_share is None
-
-
-def test_the_command():
-    pytest.importorskip('mmdet')
-    out = run_tool('analysis_tools/list_stages.py', 'mmdet::detr/detr_r50_8xb2-150e_coco.py')
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    # 5 of the 6 blocks, 1,117,184 parameters each, of 41.6 million
-    assert rows['backbone.layer3'][1:] == [
-        'Bottleneck',
-        'MMDetResNetAdapter',
-        '6',
-        '5',
-        '1,117,184',
-        '13.4%',
-        '26.7%',
-    ]
-    assert rows['encoder.layers[:]'][1:3] == ['DetrTransformerEncoderLayer', 'none']
-    assert rows['encoder.layers[:]'][-1] == '?'
-    chosen = [line for line in out.splitlines() if line.startswith('--resist with')]
-    assert [line.split('stages=')[1].split()[0] for line in chosen] == [
-        'backbone.layer3',
-        'backbone.layer2,backbone.layer3',
-        'backbone.layer2,backbone.layer3,backbone.layer4',
-    ]
 
 
 def test_what_offers_nothing():

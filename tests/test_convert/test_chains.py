@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchvision.models import densenet121, mobilenet_v2, resnet50, vgg11
+from torchvision.models import convnext_tiny, densenet121, mobilenet_v2, resnet50, vgg11
 from torchvision.models.resnet import BasicBlock
 
 from resist_mm.convert.chains import find_chains
@@ -20,6 +20,11 @@ def on_meta(builder, *args, **kwargs):
 
 def paths(model):
     return {chain.path: (chain.num_partitioned, chain.num_blocks) for chain in find_chains(model)}
+
+
+def test_convnext():
+    found = {f'features.{i}[:]': (n, n) for i, n in ((1, 3), (3, 3), (5, 9), (7, 3))}
+    assert paths(on_meta(convnext_tiny)) == found
 
 
 class Model(nn.Module):

@@ -33,6 +33,7 @@ STAGES = {
     'gfl/gfl_r50_fpn_1x_coco.py': R50,
     'hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py': ['stage4.0.branches.3[:]', 'stage4.1.branches.3[:]'],
     'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py': R50,
+    'pvt/retinanet_pvt-t_fpn_1x_coco.py': ['layers.0.1', 'layers.1.1', 'layers.2.1', 'layers.3.1'],
     'regnet/retinanet_regnetx-3.2GF_fpn_1x_coco.py': ['layer3'],
     'res2net/faster-rcnn_res2net-101_fpn_2x_coco.py': ['layer3'],
     'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py': R50,
@@ -65,7 +66,8 @@ def test_stages_of(config: str):
     assert any('stages' in change for change in changes)
 
     model, plain_model = build_to_look_at(cfg), build_to_look_at(plain)
-    assert plain_config(cfg).model == plain.model or 'use_syncbn' in cfg.model or 'SyncBN' in str(plain.model)
+    if not any('syncbn' in change.lower() for change in changes):
+        assert plain_config(cfg).model == plain.model, 'the way back'
     scales = {f'{name}.scale' for name in partitioned_stages(model)}
     assert len(scales) == len(STAGES[config])
     assert set(model.state_dict()) == {*plain_model.state_dict(), *scales}
@@ -79,7 +81,6 @@ def test_stages_of(config: str):
     [
         ('ssd/ssd300_coco.py', 'SSDVGG has no chain of residual blocks'),
         ('detectors/detectors_htc-r50_1x_coco.py', 'Refused: Bottleneck: .*rfp_forward'),
-        ('pvt/retinanet_pvt-t_fpn_1x_coco.py', r'backbone\.layers\.0\.1 \(PVTEncoderLayer\)'),
         ('soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py', 'MeanTeacherHook'),
     ],
 )
@@ -107,7 +108,7 @@ def test_local_sgd_takes_any_model(config: str):
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', None),
         ('yolo/yolov3_d53_8xb8-320-273e_coco.py', None),
         ('yolox/yolox_s_8xb8-300e_coco.py', None),
-        ('pvt/retinanet_pvt-t_fpn_1x_coco.py', ['backbone.layers.2.1', 'backbone.layers.3.1']),
+        ('pvt/retinanet_pvt-t_fpn_1x_coco.py', None),
         ('detr/detr_r50_8xb2-150e_coco.py', ['backbone.layer3', 'encoder.layers[:]']),
     ],
 )

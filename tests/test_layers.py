@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'resist_mm'
 # folder: which other folders of this package it may import, and whether it may import mmengine
 LAYERS: dict[str, tuple[set[str], bool]] = {
+    'ops': (set(), False),
     'partition': (set(), False),
     'exchange': ({'partition'}, False),
     'models': ({'registry', 'datasets'}, True),

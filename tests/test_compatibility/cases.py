@@ -147,6 +147,8 @@ def _without_weights_and_large_images(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kept = {key: _without_weights_and_large_images(item) for key, item in value.items() if key != 'batch_augments'}
+    if 'score_thr' in kept:
+        kept['score_thr'] = 0.0  # something has to be found by random weights
     if 'pretrained' in kept:
         kept['pretrained'] = None
     if isinstance(value.get('init_cfg'), dict) and value['init_cfg'].get('type') == 'Pretrained':

@@ -178,7 +178,10 @@ def _check_options(hook: str, options: dict[str, Any], function: str, others: Se
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f'{function} has no option {unknown[0]!r}; there are {", ".join(known)}')
-    HOOKS.build(dict(type=hook, **options))  # says what is wrong with a value
+    try:
+        HOOKS.build(dict(type=hook, **options))  # says what is wrong with a value
+    except TypeError as error:
+        raise ValueError(f'{function}: {error}') from None
 
 
 def _workers() -> int:

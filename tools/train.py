@@ -9,11 +9,12 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, WorkDirInUse, load_safely
+from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.hooks import begin_run
 from resist_mm.launch import (
@@ -28,7 +29,8 @@ from resist_mm.launch import (
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help="config file; mmdet::FILE for one of mmdet's")
+    add_arguments(parser)
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/CONFIG')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -61,16 +63,17 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the command line to it."""
-    cfg = Config.fromfile(args.config)
+def load_config(args: argparse.Namespace) -> Converted:
+    """Read the config file and apply the command line to it; returns what a conversion has changed, too."""
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(cfg.filename))[0])
+    cfg, changes = convert_as_asked(cfg, args, cfg.work_dir)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -85,7 +88,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from is not None and '://' not in cfg.load_from and not osp.isfile(cfg.load_from):
             raise FileNotFoundError(f'there is no checkpoint {cfg.load_from} to resume from')
-    return cfg
+    return Converted(cfg, changes)
 
 
 def main() -> None:
@@ -93,7 +96,7 @@ def main() -> None:
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:
-        cfg = load_config(args)
+        cfg, changes = load_config(args)
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
@@ -101,6 +104,8 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for change in changes:
+        runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
     try:
         begin_run(runner)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from resist_mm.models.fold import fold_scale
 from resist_mm.models.partition import partitioned_stages
@@ -53,7 +53,11 @@ def _plain(value: Any) -> Any:
         return value
     kind = str(value.get('type', ''))
     if kind == f'{SCOPE}Partitioned':
-        return _plain(value['model'])
+        inner = value['model']
+        if isinstance(inner, dict):
+            return _plain(inner)
+        beside = {key: item for key, item in value.items() if key not in ('model', 'stages')}
+        return _plain({**beside, 'type': inner})
     plain = {key: _plain(item) for key, item in value.items()}
     if kind == f'{SCOPE}PartitionableResNet':
         plain['type'] = 'mmdet.ResNet'

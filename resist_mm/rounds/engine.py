@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from resist_mm.exchange import ExchangePlan, Traffic, Transport
 from resist_mm.exchange.codec import Codec
+from resist_mm.exchange.memory import return_freed_memory
 from resist_mm.partition import Assignment
 
 from .guard import Guard
@@ -187,7 +188,10 @@ class Engine:
     def _stage(self, plan: ExchangePlan, states: Sequence[TravellingState], exact: bool) -> StagedExchange:
         self.parts.check_trainable()
         if self.num_workers > 1:
+            had_gradients = any(p.grad is not None for p in self.parts.model.parameters())
             self.parts.drop_gradients()  # of the old sub-ResNet; staged values take their memory
+            if had_gradients:
+                return_freed_memory(self.parts.device)
         return StagedExchange(plan, self.rank, self.parts, states, exact, self._changes_means)
 
     def _enter(self, assignment: Assignment | None) -> None:

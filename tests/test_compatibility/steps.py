@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, OPTIM_WRAPPERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner, load_state_dict
 
 import resist_mm  # noqa: F401
@@ -28,6 +30,19 @@ LOCAL_ITERS = 2
 METRIC = 'val/coco/bbox_mAP'
 STEPS = ('train', 'validate', 'resume', 'test', 'infer', 'fold', 'EMA', 'AMP', 'compile')
 EMA = dict(type='EMAHook', momentum=0.1)
+
+
+@OPTIM_WRAPPERS.register_module()
+class BF16OptimWrapper(OptimWrapper):
+    """mmengine's AmpOptimWrapper refuses to work on a CPU; autocast does not."""
+
+    def __init__(self, *args: Any, loss_scale: Any = None, dtype: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
 
 
 def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool = True) -> dict[str, str]:
@@ -64,7 +79,7 @@ def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool
         hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'EMAHook']
         had_one = len(hooks) < len(cfg.custom_hooks)
         ema = cfg.custom_hooks if had_one else [EMA, *hooks]
-        wrapper = {**cfg.optim_wrapper, 'type': 'AmpOptimWrapper', 'dtype': 'bfloat16', 'loss_scale': 'dynamic'}
+        wrapper = {**cfg.optim_wrapper, 'type': 'BF16OptimWrapper'}
         for step, change in (
             ('EMA', {'custom_hooks': ema}),
             ('AMP', {'optim_wrapper': wrapper}),
@@ -79,8 +94,9 @@ def _try(workers: int, function: Callable, *args: Any) -> str:
     try:
         run_workers(function, workers, *args)
     except AssertionError as error:  # the traceback of a worker
-        lines = str(error).strip().splitlines()
-        return next((line for line in reversed(lines) if line and not line.startswith(' ')), 'failed')
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        last = next((i for i in reversed(range(len(lines))) if not lines[i].startswith(' ')), 0)
+        return lines[last] if ':' in lines[last] else f'{lines[last]}: {lines[last - 1].strip()}'
     return 'works'
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.test_compatibility.cases import CONFIGS, coco_of_voc, missing
 from tests.test_compatibility.steps import STEPS, run_case
+from tests.workers import PRELOADED
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / 'work_dirs' / 'compatibility.json'
@@ -33,7 +34,7 @@ random: the table says what runs and agrees, not how accurate it is. Generated b
 - **test, infer**: `Runner.test`, `init_detector` and `DetInferencer`, in one process without a hook; features are
   those of the trained model, bit for bit
 - **fold**: `fold_scale.py` gives a checkpoint that the plain config loads strictly, with the same features
-- **EMA, AMP, compile**: trained again with an `EMAHook`, in bf16, with `compile` (backend `aot_eager`)
+- **EMA, AMP, compile**: trained again with an `EMAHook`, under bf16 autocast, with `compile` (backend `aot_eager`)
 
 | config | partitioned | {steps} |
 |---|---|{lines}|
@@ -51,6 +52,7 @@ def main() -> None:
     if 'RESIST_MM_DATA' not in os.environ:
         parser.error('RESIST_MM_DATA must name the folder with voc2007_original/VOCdevkit')
     voc = Path(os.environ['RESIST_MM_DATA']).resolve() / 'voc2007_original' / 'VOCdevkit' / 'VOC2007'
+    PRELOADED.extend(['mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models'])
     RESULTS.parent.mkdir(exist_ok=True)
     results: dict[str, dict[str, str]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or [name for name in CONFIGS if name not in results]:

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.real_data
 # what docs/compatibility.md says beside 'works', by the first words of the reason
 REASONS: dict[tuple[str, str], str] = {
     ('YOLOX-s', 'fold'): 'ValueError: the scale of .* cannot be folded exactly: Swish',
-    ('RetinaNet PVT-T', 'fold'): 'ValueError: the scale of .* cannot be folded exactly: the whole block',
     **{('SSD300 VGG-16', step): 'refused: .*' for step in STEPS},
 }
 

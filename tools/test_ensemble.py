@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from resist_mm.checkpoint import CheckpointError, load_safely
+from resist_mm.launch import end_with
 from resist_mm.registry import MODELS
 
 
@@ -56,12 +58,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the members')
     parser.add_argument('checkpoints', nargs='+', help='a checkpoint for every member')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='load the checkpoints even if they can run code'
+    )
     parser.add_argument('--whole', help='config of the network to compare the cost with, such as that of ResIST')
     parser.add_argument('--work-dir', help='default: work_dirs/CONFIG/ensemble')
     parser.add_argument('--image-size', type=int, default=32, help='for counting the cost; default: 32')
     parser.add_argument('--batch-size', type=int, default=100, help='for measuring the time; default: 100')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
+    load_safely(args.trust_checkpoint)
     for checkpoint in args.checkpoints:
         if not osp.isfile(checkpoint):
             parser.error(f'there is no checkpoint {checkpoint}')
@@ -72,8 +78,11 @@ def main() -> None:
     cfg.work_dir = args.work_dir or osp.join('work_dirs', name, 'ensemble')
     cfg.launcher = 'none'
     cfg.model = dict(type='resist_mm.EnsembleClassifier', member=cfg.model, checkpoints=args.checkpoints)
-    runner = Runner.from_cfg(cfg)
-    metrics = runner.test()
+    try:
+        runner = Runner.from_cfg(cfg)
+        metrics = runner.test()
+    except CheckpointError as error:
+        end_with(error)
     models = {'one member': runner.model.members[0], f'ensemble of {len(args.checkpoints)}': runner.model}
     if args.whole is not None:
         whole = Config.fromfile(args.whole).model

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from .reading import read_checkpoint
+from .allowed import allowed_globals
+from .reading import read_checkpoint, untrusted
 
 __all__ = ['load_safely', 'trusts', 'verify_local_files']
 
@@ -31,6 +36,9 @@ def load_safely(trust: bool = False) -> None:
         os.environ[FORCE_SAFE] = '1'
     _state['trust'] = trust
     verify_local_files()
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        if prefix and not hasattr(loader, '__wrapped__'):
+            CheckpointLoader.register_scheme(prefix, _refusing(loader), force=True)
 
 
 def verify_local_files() -> None:
@@ -40,6 +48,20 @@ def verify_local_files() -> None:
         return read_checkpoint(filename, map_location, trusts())
 
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def _refusing(loader: Callable) -> Callable:
+    """A loader of downloads that says what to do about one that torch refuses."""
+
+    @wraps(loader)
+    def refusing(filename: str, map_location: Any = None) -> Any:
+        try:
+            with torch.serialization.safe_globals(allowed_globals()):
+                return loader(filename, map_location)
+        except UnpicklingError as error:
+            raise untrusted(filename, error) from None
+
+    return refusing
 
 
 def trusts() -> bool:

@@ -61,18 +61,22 @@ def read_checkpoint(path: str | Path, map_location: Any = None, trust: bool = Fa
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = _reason(error)
         unsafe = isinstance(error, UnpicklingError | ValueError) and (
             archive or any(word in str(error) for word in NOT_ALLOWED)
         )
         if not trust and unsafe:
-            raise UntrustedCheckpoint(
-                f'{path} can run code when it is read, and has not been read: {reason}. If you know where '
-                'it comes from and trust it, repeat the command with --trust-checkpoint'
-            ) from None
-        raise BrokenCheckpoint(f'{path} cannot be read: {reason}') from error
+            raise untrusted(path, error) from None
+        raise BrokenCheckpoint(f'{path} cannot be read: {_reason(error)}') from error
     _check_digest(path, checkpoint)
     return checkpoint
+
+
+def untrusted(path: str, error: Exception) -> UntrustedCheckpoint:
+    """The error for a checkpoint that torch refuses to read without running code."""
+    return UntrustedCheckpoint(
+        f'{path} can run code when it is read, and has not been read: {_reason(error)}. If you know where it comes '
+        'from and trust it, repeat the command with --trust-checkpoint (resist_mm.checkpoint.load_safely(trust=True))'
+    )
 
 
 def _check_archive(path: str) -> bool:

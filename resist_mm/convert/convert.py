@@ -26,6 +26,7 @@ from .edits import (
     hints,
     remove_sync_bn,
     set_wrapper,
+    use_safe_checkpoints,
     wrap_model,
 )
 from .read import read_config
@@ -149,7 +150,8 @@ def to_ddp(cfg: Config | str | Path) -> Converted:
     if cfg.get('find_unused_parameters'):  # mmengine reads it only where there is no model_wrapper_cfg
         wrapper['find_unused_parameters'] = True
     old = cfg.get('model_wrapper_cfg') or {}
-    return Converted(cfg, set_wrapper(cfg, {**wrapper, **old}))
+    changes = set_wrapper(cfg, {**wrapper, **old})
+    return Converted(cfg, changes + use_safe_checkpoints(cfg) + add_import(cfg))
 
 
 def hook_options(hook: str) -> list[str]:
@@ -224,6 +226,7 @@ def _train_in_rounds(cfg: Config, model: nn.Module, hook: str, options: dict[str
     return [
         *add_hook(cfg, ConfigDict(type=hook, **options)),
         *set_wrapper(cfg, dict(type='resist_mm.LocalModel')),
+        *use_safe_checkpoints(cfg),
         *add_import(cfg),
         *remove_sync_bn(cfg, model),
         *draw_own_random_numbers(cfg),

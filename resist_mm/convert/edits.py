@@ -22,12 +22,14 @@ __all__ = [
     'remove_sync_bn',
     'set_wrapper',
     'stages_of',
+    'use_safe_checkpoints',
     'wrap_model',
 ]
 
 SYNC_BN = ('SyncBN', 'SyncBatchNorm', 'MMSyncBN', 'NaiveSyncBN', 'naiveSyncBN1d', 'naiveSyncBN2d', 'naiveSyncBN3d')
 ONLY_SYNC_BN_HAS = ('process_group', 'group', 'stats_mode')
 WRAPPER = 'resist_mm.Partitioned'
+SAFE_CHECKPOINTS = 'resist_mm.SafeCheckpointHook'
 
 
 def check_has_no_protocol(cfg: Config) -> None:
@@ -115,6 +117,22 @@ def add_import(cfg: Config) -> list[str]:
         return []
     cfg.custom_imports = {'allow_failed_imports': False, **old, 'imports': [*imports, 'resist_mm']}
     return ["custom_imports: added 'resist_mm'"]
+
+
+def use_safe_checkpoints(cfg: Config) -> list[str]:
+    """Replace mmengine's CheckpointHook and keep its arguments; any other hook in its place stays."""
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook')  # mmengine's default
+    hooks = {'default_hooks.checkpoint': cfg.default_hooks.checkpoint}
+    hooks.update((f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or []))
+    changes = []
+    for key, hook in hooks.items():
+        if isinstance(hook, dict) and _name(hook.get('type')) == 'CheckpointHook':
+            hook['type'] = SAFE_CHECKPOINTS
+            changes.append(f"{key}: type='{SAFE_CHECKPOINTS}' in place of CheckpointHook; its arguments stay")
+    return changes
 
 
 def remove_sync_bn(cfg: Config, model: nn.Module) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
+from resist_mm.checkpoint import CheckpointError, add_digest, load_safely, write_checkpoint
 from resist_mm.models.fold import fold_scale
 from resist_mm.models.partition import partitioned_stages
 
@@ -61,6 +60,9 @@ def _plain(value: Any) -> Any:
     plain = {key: _plain(item) for key, item in value.items()}
     if kind == f'{SCOPE}PartitionableResNet':
         plain['type'] = 'mmdet.ResNet'
+    if kind == f'{SCOPE}SafeCheckpointHook':
+        plain['type'] = 'CheckpointHook'
+        plain.pop('background', None)
     if kind in (f'{SCOPE}PartitionableResNet', f'{SCOPE}PreActResNet'):
         for key in ('partition_stages', 'partition_first'):
             plain.pop(key, None)
@@ -100,6 +102,7 @@ def fold_checkpoint(checkpoint: dict[str, Any], cfg: Config | None = None) -> di
     folded = {key: value for key, value in checkpoint.items() if key not in LEFT_OUT}
     folded['state_dict'] = {key: value for key, value in model.state_dict().items() if key not in scales}
     folded['meta'] = {**checkpoint.get('meta', {}), 'cfg': plain_config(cfg).pretty_text}
+    add_digest(folded)
     return folded
 
 
@@ -114,7 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
         'target', metavar='OUT', help='file to write; the config of the plain model goes beside it, .py'
     )
     parser.add_argument('--config', help='config of the run; default: the one in the checkpoint')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='read the checkpoint even if it can run code'
+    )
     args = parser.parse_args(arguments)
+    load_safely(args.trust_checkpoint)
     if not Path(args.source).is_file():
         parser.error(f'there is no checkpoint {args.source}')
     target = Path(args.target)
@@ -123,12 +130,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(args.source, map_location='cpu')
         folded = fold_checkpoint(checkpoint, None if args.config is None else Config.fromfile(args.config))
+    except CheckpointError as error:
+        parser.exit(1, f'{error}\n')
     except ValueError as error:
         parser.exit(1, f'{args.source}: {error}\n')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = target.with_name(f'{target.name}.part')
-    torch.save(folded, written)
-    os.replace(written, target)
+    write_checkpoint(folded, target)
     config = target.with_suffix('.py')
     config.write_text(folded['meta']['cfg'])
     needed = SCOPE in folded['meta']['cfg']

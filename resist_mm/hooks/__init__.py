@@ -3,7 +3,7 @@
 from .local_sgd_hook import LocalSGDHook
 from .resist_hook import ResISTHook
 from .round_hook import RoundHook
-from .safe_checkpoint import SafeCheckpointHook, use_safe_checkpoints
+from .safe_checkpoint import SafeCheckpointHook
 from .start_of_run import begin_run
 
-__all__ = ['LocalSGDHook', 'ResISTHook', 'RoundHook', 'SafeCheckpointHook', 'begin_run', 'use_safe_checkpoints']
+__all__ = ['LocalSGDHook', 'ResISTHook', 'RoundHook', 'SafeCheckpointHook', 'begin_run']

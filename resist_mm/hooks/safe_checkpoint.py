@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
@@ -32,7 +31,7 @@ from resist_mm.registry import HOOKS
 
 from .start_of_run import begin_run
 
-__all__ = ['SafeCheckpointHook', 'use_safe_checkpoints']
+__all__ = ['SafeCheckpointHook']
 
 
 @HOOKS.register_module()
@@ -202,22 +201,6 @@ class SafeCheckpointHook(CheckpointHook):
                 f'{filename} holds objects of {", ".join(unsafe)}. It can be loaded only with --trust-checkpoint. '
                 'They come from the meta information of the data set, from the message hub or from a hook'
             )
-
-
-def use_safe_checkpoints(cfg: Config) -> None:
-    """Replace mmengine's CheckpointHook in a config and keep its arguments; leave any other hook alone.
-
-    The config has to import ``resist_mm`` in ``custom_imports``.
-
-    Args:
-        cfg (Config): Is changed.
-    """
-    hooks = cfg.setdefault('default_hooks', {})
-    hooks.setdefault('checkpoint', dict(type='CheckpointHook'))  # mmengine's default
-    for hook in [hooks['checkpoint'], *(cfg.get('custom_hooks') or [])]:
-        kind = hook.get('type') if isinstance(hook, dict) else None
-        if kind is CheckpointHook or str(kind).split('.')[-1] == 'CheckpointHook':
-            hook['type'] = 'resist_mm.SafeCheckpointHook'
 
 
 def _unsafe_names(filename: str) -> list[str]:

@@ -170,7 +170,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_the_code_not_run(tmp_path, l
     path, target = tmp_path / 'epoch_1.pth', tmp_path / 'made'
     checkpoint = dict(make_checkpoint(), extra=RunsCode(target))
     torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UntrustedCheckpoint, match=r'builtins\.exec.*--trust-checkpoint'):
+    with pytest.raises(UntrustedCheckpoint, match=r'GLOBAL exec .*--trust-checkpoint'):
         read_checkpoint(path)
     assert not target.exists()
     assert read_checkpoint(path, trust=True)['extra'] is None
@@ -208,6 +208,19 @@ def test_mmengine_refuses_too_once_told_to(tmp_path, loader):
     loading.load_safely(trust=True)
     assert CheckpointLoader.load_checkpoint(str(path), 'cpu', logger=None) == dict(extra=None)
     assert target.exists()
+
+
+def test_a_download_is_refused_with_the_same_advice(tmp_path, loader, saved):
+    unsafe, target = tmp_path / 'a.pth', tmp_path / 'made'
+    torch.save(dict(extra=RunsCode(target)), unsafe)
+    loading.load_safely()
+    downloaded = [saved, unsafe]
+    loader.setattr('mmengine.runner.checkpoint.load_url', lambda *_, **__: torch.load(downloaded.pop(0)))
+    found = CheckpointLoader.load_checkpoint('https://nowhere/epoch_1.pth', logger=None)
+    assert same(found, read_checkpoint(saved))
+    with pytest.raises(UntrustedCheckpoint, match=r'https://nowhere/a\.pth can run code.*--trust-checkpoint'):
+        CheckpointLoader.load_checkpoint('https://nowhere/a.pth', logger=None)
+    assert not target.exists()
 
 
 def test_checkpoints_of_others_are_read(tmp_path):

@@ -50,8 +50,18 @@ def test_everything_that_changes_and_nothing_else():
     expected['norm_cfg'] = dict(type='BN')
     expected['randomness'] = dict(seed=None, diff_rank_seed=True)
     del expected['sync_bn']
+    expected['default_hooks'] = dict(checkpoint=dict(type='resist_mm.SafeCheckpointHook'))
     assert converted.to_dict() == expected
-    for key in ('stages', 'model.backbone', 'min_blocks', 'custom_hooks', 'custom_imports', 'SyncBN', 'sync_bn'):
+    for key in (
+        'stages',
+        'model.backbone',
+        'min_blocks',
+        'custom_hooks',
+        'custom_imports',
+        'SyncBN',
+        'sync_bn',
+        'default_hooks',
+    ):
         assert any(change.startswith(key) for change in changes), key
     assert any('SyncBuffersHook' in change for change in changes)
     assert any('norm_eval=True' in change for change in changes), 'no hint for training from scratch'
@@ -133,7 +143,29 @@ def test_local_sgd_and_ddp():
     assert converted.model_wrapper_cfg == dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False, find_unused_parameters=True
     )
-    assert len(changes) == 1
+    assert converted.default_hooks.checkpoint.type == 'resist_mm.SafeCheckpointHook'
+    assert converted.custom_imports.imports == ['mmdet.models', 'resist_mm']
+    assert [change.split(':')[0] for change in changes] == [
+        'model_wrapper_cfg',
+        'default_hooks.checkpoint',
+        'custom_imports',
+    ]
+
+
+def test_checkpoints_are_saved_safely():
+    cfg = classifier(
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3, _scope_='mmdet')),
+        custom_hooks=[dict(type='mmengine.CheckpointHook', interval=1), dict(type='EMAHook')],
+    )
+    converted, changes = to_ddp(cfg)
+    expected = dict(type='resist_mm.SafeCheckpointHook', interval=3, _scope_='mmdet')
+    assert converted.default_hooks.checkpoint == expected
+    assert [hook.type for hook in converted.custom_hooks] == ['resist_mm.SafeCheckpointHook', 'EMAHook']
+    said = [change for change in changes if 'in place of CheckpointHook' in change]
+    assert [change.split(':')[0] for change in said] == ['default_hooks.checkpoint', 'custom_hooks.0']
+    for other in (None, dict(type='MyCheckpoints')):
+        converted, changes = to_ddp(classifier(default_hooks=dict(checkpoint=other)))
+        assert converted.default_hooks.checkpoint == other and len(changes) == 2
 
 
 @pytest.mark.parametrize(

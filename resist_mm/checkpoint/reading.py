@@ -74,8 +74,9 @@ def read_checkpoint(path: str | Path, map_location: Any = None, trust: bool = Fa
 def untrusted(path: str, error: Exception) -> UntrustedCheckpoint:
     """The error for a checkpoint that torch refuses to read without running code."""
     return UntrustedCheckpoint(
-        f'{path} can run code when it is read, and has not been read: {_reason(error)}. If you know where it comes '
-        'from and trust it, repeat the command with --trust-checkpoint (resist_mm.checkpoint.load_safely(trust=True))'
+        f'{path} can run code when it is read, and has not been read: {_reason(error)}. If you know where it '
+        'comes from and trust it, repeat the command with --trust-checkpoint (in Python: '
+        'resist_mm.checkpoint.load_safely(trust=True))'
     )
 
 

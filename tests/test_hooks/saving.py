@@ -73,3 +73,8 @@ def saving_runner(
         experiment_name=f'saving_{next(_RUNS)}',
         **validation,
     )
+
+
+def names(folder: Path) -> list[str]:
+    """The checkpoints in a folder, and unfinished ones."""
+    return sorted(path.name for path in folder.glob('*.pth*'))

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from resist_mm.checkpoint import files, newest_whole, read_checkpoint
-
 from tests.workers import PRELOADED
 
 from .saving import saving_runner

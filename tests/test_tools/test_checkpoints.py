@@ -28,14 +28,11 @@ def test_nothing_to_resume_is_an_error_not_a_fresh_start(images: str, tmp_path: 
     assert 'Traceback' not in result.stdout
 
 
-def test_a_checkpoint_that_runs_code_is_refused_unless_trusted(images: str, tmp_path: Path):
+def test_a_checkpoint_that_runs_code_is_refused(images: str, tmp_path: Path):
     file, made = tmp_path / 'a.pth', tmp_path / 'made'
     torch.save(dict(state_dict={}, extra=RunsCode(made)), file)
-    command = ('test.py', CONFIG, file, '--work-dir', tmp_path)
-    result = start_tool(*command, *OPTIONS, RESIST_MM_CIFAR10=images)
+    result = start_tool('test.py', CONFIG, file, '--work-dir', tmp_path, *OPTIONS, RESIST_MM_CIFAR10=images)
     assert result.returncode == 1
     assert f'{file} can run code' in result.stdout and '--trust-checkpoint' in result.stdout
     assert 'Traceback' not in result.stdout
     assert not made.exists()
-    result = start_tool(*command, '--trust-checkpoint', *OPTIONS, RESIST_MM_CIFAR10=images)
-    assert result.returncode == 0 and made.exists()

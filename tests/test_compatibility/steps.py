@@ -62,7 +62,7 @@ def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool
         cfg, changes = to_resist(shrunk(name, voc, annotations), workers=WORKERS, local_iters=LOCAL_ITERS)
     except ValueError as error:
         return dict.fromkeys(STEPS, f'refused: {error}')
-    found = {'stages': next(change for change in changes if 'stage' in change.lower())}
+    found = {'stages': ' '.join(change for change in changes if change.startswith('stages: '))}
     cfg.work_dir = str(folder / 'run')
     cfg.dump(folder / 'converted.py')
     config, checkpoint, features = (str(folder / f) for f in ('converted.py', 'run/iter_4.pth', 'features.pt'))

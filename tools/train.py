@@ -13,8 +13,11 @@ from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from resist_mm.config_values import check_values
 from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
+from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
+from resist_mm.hooks import DataCheckHook
 from resist_mm.launch import (
     check_wrapper,
     end_with,
@@ -87,6 +90,7 @@ def main() -> None:
     args = parse_args()
     try:
         cfg, changes = load_config(args)
+        check_values(cfg)
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
@@ -97,7 +101,12 @@ def main() -> None:
     for change in changes:
         runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
-    runner.train()
+    runner.register_hook(DataCheckHook())
+    try:
+        with empty_sets_explained():
+            runner.train()
+    except DataError as error:
+        end_with(error)
     finish_distributed()
 
 

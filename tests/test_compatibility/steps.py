@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS, DefaultScope
@@ -143,6 +144,9 @@ def _train(path: str, changes: dict[str, Any], features: str | None) -> None:
     assert hook.round == math.ceil(runner.max_iters / LOCAL_ITERS)
     assert METRIC in runner.message_hub.log_scalars
     if features is not None and dist.get_rank() == 0:
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters()  # checkpoints have the average
         torch.save(_features(model), features)
 
 

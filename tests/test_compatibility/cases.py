@@ -144,6 +144,10 @@ def shrunk(name: str, voc: Path, annotations: Path) -> Config:
         cfg[f'{split}_evaluator'] = dict(type='CocoMetric', ann_file=str(annotations), metric='bbox')
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
     cfg.param_scheduler = []
+    if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # for GPUs only; AMP is a step of its own
+        cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer) | {
+            key: value for key, value in cfg.optim_wrapper.items() if key in ('clip_grad', 'paramwise_cfg')
+        }
     # deep networks of random weights diverge at once at a rate that is meant to follow a warm-up
     cfg.optim_wrapper.optimizer.lr *= 0.01
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=4)

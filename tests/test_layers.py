@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
         {'partition', 'exchange', 'models', 'rounds', 'convert', 'registry', 'builders', 'launch', 'ops'},
         True,
     ),
-    'hooks': ({'rounds', 'exchange', 'models', 'registry', 'builders', 'checkpoint'}, True),
+    'hooks': ({'rounds', 'exchange', 'models', 'datasets', 'registry', 'builders', 'checkpoint'}, True),
 }
 
 

@@ -23,7 +23,7 @@ use_env() {
 active_is_complete() { # [--dev]
     local python missing tools=''
     python=$(command -v python) && [[ $python != "$ROOT"/.venv/* ]] || return 1
-    [ "${1:-}" != --dev ] || tools='pytest hypothesis ruff mypy'
+    [ "${1:-}" != --dev ] || tools='pytest xdist hypothesis ruff mypy'
     # looks for files only: importing takes seconds
     # shellcheck disable=SC2086
     missing=$("$python" -c 'import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])' \

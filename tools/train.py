@@ -14,9 +14,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, WorkDirInUse, load_safely
+from resist_mm.config_values import check_values
 from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
+from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.hooks import begin_run
+from resist_mm.hooks import DataCheckHook, begin_run
 from resist_mm.launch import (
     check_wrapper,
     end_with,
@@ -97,6 +99,7 @@ def main() -> None:
     load_safely(args.trust_checkpoint)
     try:
         cfg, changes = load_config(args)
+        check_values(cfg)
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
@@ -107,10 +110,12 @@ def main() -> None:
     for change in changes:
         runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
+    runner.register_hook(DataCheckHook())
     try:
         begin_run(runner)
-        runner.train()
-    except (CheckpointError, WorkDirInUse) as error:
+        with empty_sets_explained():
+            runner.train()
+    except (CheckpointError, DataError, WorkDirInUse) as error:
         end_with(error)
     finish_distributed()
 

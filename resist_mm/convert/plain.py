@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def fold_checkpoint(checkpoint: dict[str, Any], cfg: Config | None = None) -> di
         cfg = Config.fromstring(text, '.py')
     __import__('resist_mm')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     if not partitioned_stages(model):
         raise ValueError('the model of this config has no partitioned stage, and so no scale to fold')
     state = {key: value.clone() for key, value in checkpoint['state_dict'].items()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS, DefaultScope
@@ -62,7 +63,7 @@ def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool
         cfg, changes = to_resist(shrunk(name, voc, annotations), workers=WORKERS, local_iters=LOCAL_ITERS)
     except ValueError as error:
         return dict.fromkeys(STEPS, f'refused: {error}')
-    found = {'stages': next(change for change in changes if 'stage' in change.lower())}
+    found = {'stages': ' '.join(change for change in changes if change.startswith('stages: '))}
     cfg.work_dir = str(folder / 'run')
     cfg.dump(folder / 'converted.py')
     config, checkpoint, features = (str(folder / f) for f in ('converted.py', 'run/iter_4.pth', 'features.pt'))
@@ -143,6 +144,9 @@ def _train(path: str, changes: dict[str, Any], features: str | None) -> None:
     assert hook.round == math.ceil(runner.max_iters / LOCAL_ITERS)
     assert METRIC in runner.message_hub.log_scalars
     if features is not None and dist.get_rank() == 0:
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters()  # checkpoints have the average
         torch.save(_features(model), features)
 
 

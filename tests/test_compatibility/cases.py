@@ -150,6 +150,9 @@ def shrunk(name: str, voc: Path, annotations: Path) -> Config:
         }
     # deep networks of random weights diverge at once at a rate that is meant to follow a warm-up
     cfg.optim_wrapper.optimizer.lr *= 0.01
+    cfg.optim_wrapper.setdefault('clip_grad', dict(max_norm=1.0))
+    if name == 'Faster R-CNN HRNet-W18':  # random weights overflow where norms use stored statistics
+        cfg.model.backbone.norm_eval = False
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=4)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
     cfg.log_level = 'WARNING'

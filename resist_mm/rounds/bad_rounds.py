@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from .agreement import tell_all
 from .health import BadNumbers, shortened
 
-__all__ = ['POLICIES', 'BadRounds']
+__all__ = ['BadRounds', 'in_words']
 
 POLICIES = ('stop', 'drop')
 
@@ -36,7 +36,7 @@ class BadRounds:
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise ValueError(f'max_bad_rounds must be an integer of at least 1, got {most!r}')
         self.policy, self.most = policy, most
-        self.count = self.in_a_row = 0
+        self.count = self.in_a_row = self._in_a_row_before = 0
         self.left_out: dict[int, list[str]] = {}
 
     @property
@@ -68,28 +68,52 @@ class BadRounds:
         elif not all(of_workers[worker][1] for worker in bad):
             why = 'what they had at the start of the round is not finite either'
         elif self.in_a_row + 1 >= self.most:
-            why = f'the last {self.most} rounds were bad (max_bad_rounds={self.most})'
+            why = self._too_many
         if why:
-            raise BadNumbers(
-                f'round {round_index}: {in_words(bad)}. Training stops: {why}. Nothing of this round was averaged '
-                'or saved; the last checkpoint is the one to resume from'
-            )
+            raise self._stop(round_index, bad, why)
         return bad
 
     def settle(self, left_out: Mapping[int, list[str]]) -> None:
         """Count a round that has been accepted, without the given workers."""
+        self._in_a_row_before = self.in_a_row
         self.left_out = dict(left_out)
         self.count += bool(left_out)
         self.in_a_row = self.in_a_row + 1 if left_out else 0
 
-    def add(self, left_out: Mapping[int, list[str]]) -> None:
-        """Count workers that were left out after the exchange, in what followed it."""
-        before = dict(self.left_out)
-        if left_out and not before:
+    def add(self, round_index: int, left_out: Mapping[int, list[str]]) -> None:
+        """Count workers that were left out after the exchange, in what followed it; alike on all workers.
+
+        Raises:
+            BadNumbers: If training has to stop.
+        """
+        if left_out and not self.left_out:
             self.count += 1
-            self.in_a_row += 1
-        for worker, complaints in left_out.items():
-            self.left_out[worker] = [*before.get(worker, []), *complaints]
+            self.in_a_row = self._in_a_row_before + 1
+        self.left_out = {
+            worker: [*self.left_out.get(worker, []), *left_out.get(worker, [])]
+            for worker in sorted({*self.left_out, *left_out})
+        }
+        if self.in_a_row >= self.most:
+            raise self._stop(round_index, self.left_out, self._too_many)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts, to keep in checkpoints."""
+        return dict(count=self.count, in_a_row=self.in_a_row)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue the counts of a run that is resumed; an empty state is that of a new run."""
+        self.count, self.in_a_row = state.get('count', 0), state.get('in_a_row', 0)
+
+    @property
+    def _too_many(self) -> str:
+        return f'the last {self.most} rounds were bad (max_bad_rounds={self.most})'
+
+    @staticmethod
+    def _stop(round_index: int, bad: Mapping[int, Sequence[str]], why: str) -> BadNumbers:
+        return BadNumbers(
+            f'round {round_index}: {in_words(bad)}. Training stops: {why}. Nothing of this round is saved; the '
+            'last checkpoint is the one to resume from'
+        )
 
 
 def in_words(bad: Mapping[int, Sequence[str]]) -> str:

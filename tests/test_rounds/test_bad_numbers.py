@@ -17,6 +17,7 @@ from resist_mm.rounds.bad_rounds import BadRounds
 from resist_mm.rounds.health import all_finite, what_is_bad
 from resist_mm.rounds.round_start import Remaining
 from resist_mm.rounds.staging import StagedExchange
+from tests.test_hooks.averages import run_all
 from tests.test_rounds.trained import FRESH, Values, block_of, spoil, train, trained_engine, values_of
 from tests.workers import run_workers
 
@@ -116,36 +117,43 @@ def _goes_on(engine: Engine) -> bool:
 TRAVELS = dict(momentum_restart_interval=None, bn_interval=1)
 
 
-@pytest.mark.parametrize('whole', [False, True])
-@pytest.mark.parametrize(
-    ('form', 'bad', 'where'),
-    [
-        ('sharing', {1: 'nan'}, 'weights'),
-        ('sharing', {0: 'inf', 3: 'nan'}, 'everything'),
-        ('sole holders', {2: '-inf'}, 'everything'),
-        ('sole holders', {0: 'nan', 1: 'nan'}, 'weights'),
-        ('sole holders', {0: 'inf'}, 'momentum'),
-        ('sharing', {2: 'nan'}, 'statistics'),
-        ('warm-up', {1: 'nan'}, 'everything'),
-        ('local SGD', {0: 'nan'}, 'everything'),
-        ('local SGD', {1: 'inf', 2: 'inf'}, 'weights'),
-    ],
-)
-def test_a_bad_worker_s_round_does_not_count(form, bad, where, whole):
-    results = run_workers(_dropped, FORMS[form][1], form, bad, where, whole, TRAVELS)
+CASES = [
+    ('sharing', {1: 'nan'}, 'weights'),
+    ('sharing', {0: 'inf', 3: 'nan'}, 'everything'),
+    ('sharing', {2: 'nan'}, 'statistics'),
+    ('sole holders', {2: '-inf'}, 'everything'),
+    ('sole holders', {0: 'nan', 1: 'nan'}, 'weights'),
+    ('sole holders', {0: 'inf'}, 'momentum'),
+    ('warm-up', {1: 'nan'}, 'everything'),
+    ('local SGD', {0: 'nan'}, 'everything'),
+    ('local SGD', {1: 'inf', 2: 'inf'}, 'weights'),
+]
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_a_bad_worker_s_round_does_not_count(form):
+    cases = [(*case, whole) for case in CASES if case[0] == form for whole in (False, True)]
+    of_cases = run_all(FORMS[form][1], [(_dropped, (*case, TRAVELS)) for case in cases])
+    for case, results in zip(cases, of_cases, strict=True):
+        _check_dropped(case, results)
+
+
+def _check_dropped(case: tuple, results: list[dict]) -> None:
+    _, bad, _, whole = case
     trained, start = [r['trained'] for r in results], [r['start'] for r in results]
     expected = _expected(trained, start, results[0]['old'], set(bad))
     assert any((expected[name] - start[0][name]).abs().max() > 1e-3 for name in start[0]), 'nothing was trained'
     for worker, result in enumerate(results):
-        assert set(result['left_out']) == set(bad) and result['goes_on']
+        assert set(result['left_out']) == set(bad) and result['goes_on'], case
         for name, value in result['now'].items():
+            should_be = expected[name].expand_as(value).double()
             torch.testing.assert_close(
-                value.double(), expected[name].expand_as(value).double(), rtol=0, atol=1e-6, msg=f'{worker} {name}'
+                value.double(), should_be, rtol=0, atol=1e-6, msg=f'{case}, worker {worker}: {name}'
             )
             for other in results:
-                assert torch.equal(value, other['now'].get(name, value)), f'worker {worker} differs in {name}'
+                assert torch.equal(value, other['now'].get(name, value)), f'{case}, worker {worker}: {name}'
     if whole:
-        assert len({len(result['now']) for result in results}) == 1
+        assert len({len(result['now']) for result in results}) == 1, case
 
 
 def _statistics_stay() -> list[bool]:
@@ -182,15 +190,14 @@ def _with_codec(codec: dict) -> tuple[Values, Values, Any, Values]:
     return start, trained, old, values_of(engine)
 
 
-@pytest.mark.parametrize(
-    'codec', [dict(type='topk', share=0.1, error_feedback=True), dict(type='quantize', bits=4)], ids=['topk', 'q4']
-)
-def test_a_round_with_a_bad_worker_travels_uncompressed(codec):
-    results = run_workers(_with_codec, 3, codec)
-    expected = _expected([r[1] for r in results], [r[0] for r in results], results[0][2], {1})
-    for *_, now in results:
-        for name, value in now.items():
-            torch.testing.assert_close(value.double(), expected[name], rtol=0, atol=1e-6, msg=name)
+def test_a_round_with_a_bad_worker_travels_uncompressed():
+    codecs = [dict(type='topk', share=0.1, error_feedback=True), dict(type='quantize', bits=4)]
+    for results in run_all(3, [(_with_codec, (codec,)) for codec in codecs]):
+        expected = _expected([r[1] for r in results], [r[0] for r in results], results[0][2], {1})
+        for *_, now in results:
+            for name, value in now.items():
+                if 'running' not in name:
+                    torch.testing.assert_close(value.double(), expected[name], rtol=0, atol=1e-6, msg=name)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -218,15 +225,14 @@ def _stopped(where: str, whole: bool) -> tuple[str, bool]:
 NAMES = dict(weights='conv1.weight', momentum='momentum_buffer of backbone', statistics='running_')
 
 
-@pytest.mark.parametrize('whole', [False, True])
-@pytest.mark.parametrize('where', NAMES)
-def test_by_default_all_workers_stop_and_name_worker_round_block_and_parameter(where, whole):
-    results = run_workers(_stopped, 3, where, whole)
-    assert len({error for error, _ in results}) == 1
-    error = results[0][0]
-    assert error.startswith('round 1: worker 1: NaN in ') and NAMES[where] in error
-    assert '(block ' in error and 'the last checkpoint is the one to resume from' in error
-    assert all(kept for _, kept in results)
+def test_by_default_all_workers_stop_and_name_worker_round_block_and_parameter():
+    cases = [(where, whole) for where in NAMES for whole in (False, True)]
+    for (where, _), results in zip(cases, run_all(3, [(_stopped, case) for case in cases]), strict=True):
+        assert len({error for error, _ in results}) == 1
+        error = results[0][0]
+        assert error.startswith('round 1: worker 1: NaN in ') and NAMES[where] in error
+        assert '(block ' in error and 'the last checkpoint is the one to resume from' in error
+        assert all(kept for _, kept in results)
 
 
 def _several_rounds(bad_of_rounds: list[list[int]], most: int) -> tuple[int, str]:
@@ -243,17 +249,16 @@ def _several_rounds(bad_of_rounds: list[list[int]], most: int) -> tuple[int, str
     return engine.bad_rounds.count, ''
 
 
-@pytest.mark.parametrize(
-    ('bad_of_rounds', 'most', 'count', 'why'),
-    [
+def test_when_dropping_ends():
+    cases: list[tuple[list, int, int, str]] = [
         ([[1], [0], [], [1], [1]], 3, 4, ''),
         ([[], [1], [0], [1]], 3, 2, 'the last 3 rounds were bad'),
         ([[1], [0, 1, 2]], 3, 1, 'no worker is left'),
-    ],
-)
-def test_when_dropping_ends(bad_of_rounds, most, count, why):
-    for found, error in run_workers(_several_rounds, 3, bad_of_rounds, most):
-        assert found == count and why in error and bool(error) == bool(why)
+    ]
+    of_cases = run_all(3, [(_several_rounds, case[:2]) for case in cases])
+    for (_, _, count, why), results in zip(cases, of_cases, strict=True):
+        for found, error in results:
+            assert found == count and why in error and bool(error) == bool(why)
 
 
 def _complains() -> dict:

@@ -1,4 +1,4 @@
-"""Everything is in setup.cfg, except what ``mim`` looks for inside an installed package."""
+"""Everything is in pyproject.toml, except what ``mim`` looks for inside an installed package."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,8 @@ from setuptools.command.build_py import build_py
 class BuildWithMim(build_py):
     """Puts configs, tools and the model index into ``resist_mm/.mim``, where ``mim`` finds them.
 
-    An editable install needs none of it: there ``mim`` looks into the repository, and copies would be found twice.
+    In the repository ``resist_mm/.mim`` has links, which serve an editable install. There too mmengine looks
+    for ``resist_mm::`` configs.
     """
 
     def run(self) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+import resist_mm  # noqa: F401  before any test imports mmdet: mmcv may have no compiled ops
+
 # several test processes share few cores: one thread each is fastest, and gives the same results everywhere
 torch.set_num_threads(1)
 

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 TIMEOUT_SEC = 600
+# what the server of processes imports once, before it forks the first worker
+PRELOADED = ['torch', 'mmengine.runner', 'resist_mm.hooks', 'resist_mm.models', 'tests.toy']
 
 
 def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
@@ -24,9 +26,7 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     exception in one of them fails the test, with its traceback.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(
-        ['torch', 'mmengine.runner', 'resist_mm.hooks', 'resist_mm.models', 'tests.toy']
-    )
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()
         processes = [

@@ -2,6 +2,9 @@
 # Runs the linter, the format check, the type checker and the tests; arguments go to pytest:
 #
 #   bash tools/run_tests.sh -k hook
+#
+# Test files run two at a time, which suits two cores or more: what they start waits a lot. Another number: -n 4; one
+# after the other, to debug: -n 0.
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env --dev
@@ -24,7 +27,7 @@ check() { # NAME COMMAND...
 check 'ruff check' python -m ruff check .
 check 'ruff format' python -m ruff format --check .
 check mypy python -m mypy
-check pytest python -m pytest "$@"
+check pytest python -m pytest -n 2 --dist loadfile "$@"
 
 printf '\n%s' "$summary"
 exit "$failed"

@@ -14,6 +14,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from resist_mm.convert import read_config
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.launch import end_with, finish_distributed, init_distributed
 
@@ -21,7 +22,7 @@ from resist_mm.launch import end_with, finish_distributed, init_distributed
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help="config file; mmdet::FILE for one of mmdet's")
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder of logs and metrics; default: work_dirs/CONFIG')
     parser.add_argument('--out', help='file to write the predictions to, .pkl')
@@ -45,14 +46,14 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and apply the command line to it."""
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(cfg.filename))[0])
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show or args.show_dir:

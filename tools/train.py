@@ -9,11 +9,15 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from resist_mm.config_values import check_values
+from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
+from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
+from resist_mm.hooks import DataCheckHook
 from resist_mm.launch import (
     check_wrapper,
     end_with,
@@ -26,7 +30,8 @@ from resist_mm.launch import (
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help="config file; mmdet::FILE for one of mmdet's")
+    add_arguments(parser)
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/CONFIG')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -54,16 +59,17 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the command line to it."""
-    cfg = Config.fromfile(args.config)
+def load_config(args: argparse.Namespace) -> Converted:
+    """Read the config file and apply the command line to it; returns what a conversion has changed, too."""
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(cfg.filename))[0])
+    cfg, changes = convert_as_asked(cfg, args, cfg.work_dir)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -76,14 +82,15 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    return cfg
+    return Converted(cfg, changes)
 
 
 def main() -> None:
     """Train."""
     args = parse_args()
     try:
-        cfg = load_config(args)
+        cfg, changes = load_config(args)
+        check_values(cfg)
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
@@ -91,8 +98,15 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for change in changes:
+        runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
-    runner.train()
+    runner.register_hook(DataCheckHook())
+    try:
+        with empty_sets_explained():
+            runner.train()
+    except DataError as error:
+        end_with(error)
     finish_distributed()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from resist_mm.models.fold import fold_scale
 from resist_mm.models.partition import partitioned_stages
@@ -53,7 +54,11 @@ def _plain(value: Any) -> Any:
         return value
     kind = str(value.get('type', ''))
     if kind == f'{SCOPE}Partitioned':
-        return _plain(value['model'])
+        inner = value['model']
+        if isinstance(inner, dict):
+            return _plain(inner)
+        beside = {key: item for key, item in value.items() if key not in ('model', 'stages')}
+        return _plain({**beside, 'type': inner})
     plain = {key: _plain(item) for key, item in value.items()}
     if kind == f'{SCOPE}PartitionableResNet':
         plain['type'] = 'mmdet.ResNet'
@@ -83,7 +88,7 @@ def fold_checkpoint(checkpoint: dict[str, Any], cfg: Config | None = None) -> di
         cfg = Config.fromstring(text, '.py')
     __import__('resist_mm')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     if not partitioned_stages(model):
         raise ValueError('the model of this config has no partitioned stage, and so no scale to fold')
     state = {key: value.clone() for key, value in checkpoint['state_dict'].items()}

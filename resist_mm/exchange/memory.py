@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-__all__ = ['empty_flat']
+__all__ = ['empty_flat', 'return_freed_memory']
 
 HUGE_PAGE = 2 << 20
 MADV_HUGEPAGE = 14
@@ -28,3 +28,16 @@ def empty_flat(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         # advice: where the kernel does not take it, nothing changes
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), MADV_HUGEPAGE)
     return tensor
+
+
+def return_freed_memory(device: torch.device) -> None:
+    """Give what this process has freed in host memory back to the kernel, before large tensors are made there.
+
+    glibc keeps the holes that gradients leave between other tensors; a large tensor does not fit into them and
+    takes new memory, so that a worker would need both. Other C libraries are left as they are, and so is torch's
+    cache of a GPU.
+    """
+    if device.type == 'cpu' and sys.platform == 'linux':
+        trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+        if trim is not None:
+            trim(ctypes.c_size_t(0))

@@ -46,8 +46,12 @@ class BlockGate:
         if self.scaled:
             self._hook_ends()
         run = type(self.block).forward if self.compiled is None else self.compiled
-        out = run(self.block, *args, **kwargs)
-        return self._blend(first_input(self.block, args, kwargs), out) if self.generic else out
+        if not self.generic:
+            return run(self.block, *args, **kwargs)
+        x = first_input(self.block, args, kwargs)
+        if self.scaled and isinstance(x, Tensor):
+            x = x.clone()  # the block may change it in place
+        return self._blend(x, run(self.block, *args, **kwargs))
 
     @property
     def scale(self) -> Tensor:

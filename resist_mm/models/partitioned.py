@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
@@ -15,33 +16,45 @@ __all__ = ['Partitioned']
 
 
 @MODELS.register_module()
-def Partitioned(model: dict | nn.Module, stages: str | Sequence[str]) -> nn.Module:
+def Partitioned(model: dict | str | type | nn.Module, stages: str | Sequence[str], **kwargs: Any) -> nn.Module:
     """Build a model, or a part of one such as its backbone, and partition chains of its residual blocks.
 
     The result is the inner model itself; parameters keep their names. This is a builder, not a hook, because
     inference runs no hooks, and the activation scale has to be there.
 
     Args:
-        model (dict or nn.Module): The config of what is built, in any scope: ``type='mmdet.Swin'``.
+        model (dict, str, type or nn.Module): The config of what is built, in any scope, as
+            ``dict(type='mmdet.Swin')``; or only its type, then its other arguments stand beside it, where whoever
+            changes a config (options of the command line, ``init_detector``, a child config) looks for them.
         stages (str or Sequence[str]): The paths of the chains, seen from ``model``: ``'layer3'`` (all blocks
             but the first), or with a slice, ``'stages.2.blocks[:]'``. See
             :func:`resist_mm.models.partition.partition`.
+        **kwargs: Arguments of the model if ``model`` is a type.
 
     Returns:
         nn.Module: The model.
 
     Raises:
+        TypeError: If there are arguments for a model that has been built, or whose config is given.
         ValueError: If a path does not exist, a chain is too short or a block cannot be partitioned.
 
     Example:
-        >>> model = dict(
-        ...     backbone=dict(
-        ...         type='resist_mm.Partitioned',
-        ...         model=dict(type='mmdet.ResNeXt', depth=101, groups=32, base_width=4),
-        ...         stages='layer3',
-        ...     )
+        >>> backbone = dict(
+        ...     type='resist_mm.Partitioned',
+        ...     model='mmdet.ResNeXt',
+        ...     stages='layer3',
+        ...     depth=101,
+        ...     groups=32,
+        ...     base_width=4,
         ... )
     """
+    if isinstance(model, str | type):
+        model = dict(type=model, **kwargs)
+    elif kwargs:
+        raise TypeError(
+            f'resist_mm.Partitioned got {sorted(kwargs)} beside a whole model: they belong in `model`, or `model` '
+            'has to be a type'
+        )
     built = model if isinstance(model, nn.Module) else MMENGINE_MODELS.build(model)
     partition(built, stages)
     return built

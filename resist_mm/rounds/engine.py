@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from resist_mm.exchange import ExchangePlan, Traffic, Transport
 from resist_mm.exchange.codec import Codec
+from resist_mm.exchange.memory import return_freed_memory
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
@@ -229,7 +230,10 @@ class Engine:
     ) -> StagedExchange:
         self.parts.check_trainable()
         if self.num_workers > 1:
+            had_gradients = any(p.grad is not None for p in self.parts.model.parameters())
             self.parts.drop_gradients()  # of the old sub-ResNet; staged values take their memory
+            if had_gradients:
+                return_freed_memory(self.parts.device)
         instead = self._start if undone else None
         return StagedExchange(plan, self.rank, self.parts, states, exact, self._changes_means, instead)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from resist_mm.analysis.benchmarks.exchange import check_bytes
+from resist_mm.analysis.benchmarks.exchange_rounds import WARM_UP
 from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import PartitionSampler
 from tests.test_tools.commands import ROOT, run_tool, start_tool
@@ -34,7 +35,7 @@ def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
     assert all(seconds > 0 for seconds in found['seconds'].values())
     whole = 4 * NETWORK_PARAMS
     sampler = PartitionSampler(6, 2)
-    rounds = [sampler.sample(index) for index in range(1, 7)]
+    rounds = [sampler.sample(index) for index in range(WARM_UP, WARM_UP + 6)]
     sends = [ExchangePlan.between(old, new).num_sends for old, new in pairwise(rounds)]
     shared = whole - 6 * TINY_BLOCK_BYTES
     expected = [2 * shared + n * TINY_BLOCK_BYTES for n in sends]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, OPTIM_WRAPPERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner, load_state_dict
 
 import resist_mm  # noqa: F401
@@ -28,6 +31,19 @@ LOCAL_ITERS = 2
 METRIC = 'val/coco/bbox_mAP'
 STEPS = ('train', 'validate', 'resume', 'test', 'infer', 'fold', 'EMA', 'AMP', 'compile')
 EMA = dict(type='EMAHook', momentum=0.1)
+
+
+@OPTIM_WRAPPERS.register_module()
+class BF16OptimWrapper(OptimWrapper):
+    """mmengine's AmpOptimWrapper refuses to work on a CPU; autocast does not."""
+
+    def __init__(self, *args: Any, loss_scale: Any = None, dtype: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
 
 
 def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool = True) -> dict[str, str]:
@@ -47,7 +63,7 @@ def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool
         cfg, changes = to_resist(shrunk(name, voc, annotations), workers=WORKERS, local_iters=LOCAL_ITERS)
     except ValueError as error:
         return dict.fromkeys(STEPS, f'refused: {error}')
-    found = {'stages': next(change for change in changes if 'stage' in change.lower())}
+    found = {'stages': ' '.join(change for change in changes if change.startswith('stages: '))}
     cfg.work_dir = str(folder / 'run')
     cfg.dump(folder / 'converted.py')
     config, checkpoint, features = (str(folder / f) for f in ('converted.py', 'run/iter_4.pth', 'features.pt'))
@@ -64,7 +80,7 @@ def run_case(name: str, folder: Path, voc: Path, annotations: Path, extras: bool
         hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'EMAHook']
         had_one = len(hooks) < len(cfg.custom_hooks)
         ema = cfg.custom_hooks if had_one else [EMA, *hooks]
-        wrapper = {**cfg.optim_wrapper, 'type': 'AmpOptimWrapper', 'dtype': 'bfloat16', 'loss_scale': 'dynamic'}
+        wrapper = {**cfg.optim_wrapper, 'type': 'BF16OptimWrapper'}
         for step, change in (
             ('EMA', {'custom_hooks': ema}),
             ('AMP', {'optim_wrapper': wrapper}),
@@ -79,8 +95,9 @@ def _try(workers: int, function: Callable, *args: Any) -> str:
     try:
         run_workers(function, workers, *args)
     except AssertionError as error:  # the traceback of a worker
-        lines = str(error).strip().splitlines()
-        return next((line for line in reversed(lines) if line and not line.startswith(' ')), 'failed')
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        last = next((i for i in reversed(range(len(lines))) if not lines[i].startswith(' ')), 0)
+        return lines[last] if ':' in lines[last] else f'{lines[last]}: {lines[last - 1].strip()}'
     return 'works'
 
 
@@ -127,6 +144,9 @@ def _train(path: str, changes: dict[str, Any], features: str | None) -> None:
     assert hook.round == math.ceil(runner.max_iters / LOCAL_ITERS)
     assert METRIC in runner.message_hub.log_scalars
     if features is not None and dist.get_rank() == 0:
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters()  # checkpoints have the average
         torch.save(_features(model), features)
 
 

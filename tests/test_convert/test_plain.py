@@ -52,6 +52,7 @@ def config(backbone: dict) -> Config:
 
 BACKBONES = dict(
     builder=dict(type='resist_mm.Partitioned', model=RESNET, stages=['layer3']),
+    beside=dict(RESNET, type='resist_mm.Partitioned', model='ResNet', stages=['layer3']),
     class_=dict(RESNET, type='resist_mm.PartitionableResNet', partition_stages=('layer3',)),
 )
 

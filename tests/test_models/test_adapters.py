@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.backbones.darknet import ResBlock
 from mmdet.models.backbones.detectors_resnet import Bottleneck as RFPBottleneck
+from mmdet.models.backbones.pvt import PVTEncoderLayer
 from mmdet.models.backbones.res2net import Bottle2neck
 from mmdet.models.backbones.resnest import Bottleneck as ResNeStBottleneck
 from mmdet.models.backbones.resnext import Bottleneck as ResNeXtBottleneck
@@ -97,7 +98,17 @@ CASES: dict[str, tuple] = {
         partial(SwinBlock, 8, 2, 16, window_size=2),
         lambda b, s, x: (y := x + s * b.attn(b.norm1(x), (4, 4))) + s * b.ffn.layers(b.norm2(y)),
     ),
+    'mmdet PVT': (
+        partial(PVTEncoderLayer, 8, 2, 16, sr_ratio=2),
+        lambda b, s, x: (
+            (y := x + s * without_shortcut(b.attn, b.norm1(x))) + s * without_shortcut(b.ffn, b.norm2(y))
+        ),
+    ),
 }
+
+
+def without_shortcut(branch: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return branch(x, (4, 4), identity=torch.zeros_like(x))
 
 
 def attention(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +117,7 @@ def attention(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def input_of(name: str) -> tuple:
-    if name == 'mmdet Swin':
+    if name in ('mmdet Swin', 'mmdet PVT'):
         return torch.rand(2, 16, 8), (4, 4)
     if name == 'torchvision ViT':
         return (torch.rand(2, 5, 8),)

@@ -78,6 +78,24 @@ def test_blocks_without_an_adapter_are_scaled_by_their_difference_and_dropped_to
     assert model(ONE) == x
 
 
+class InPlace(nn.Module):
+    """Triples its input where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(self.weight)
+
+
+@torch.no_grad()
+def test_a_block_that_works_in_place_is_scaled_all_the_same():
+    [stage] = partition(nn.ModuleDict(dict(chain=nn.Sequential(InPlace(), InPlace()))), 'chain[:]')
+    stage.scale.fill_(0.5)
+    assert stage.container(torch.ones(1)) == 4
+
+
 @pytest.mark.parametrize(
     ('stages', 'message'),
     [

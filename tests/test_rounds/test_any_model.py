@@ -1,7 +1,8 @@
-"""Models of torchvision in rounds, without mmengine: what an exchange makes of them, parameter by parameter."""
+"""Models of torchvision and timm in rounds, without mmengine: what an exchange makes of them, by parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -62,6 +63,41 @@ MODELS = {
 }
 
 
+def _timm_models() -> dict:
+    """No block of timm has an adapter: each is a residual branch as a whole."""
+    from timm import models
+    from timm.models.resnet import BasicBlock
+
+    return {
+        'ResNet': (
+            'layer3',
+            3,
+            partial(models.ResNet, BasicBlock, [1, 1, 4, 1], CLASSES, channels=(8, 8, 16, 16)),
+        ),
+        'ConvNeXt': (
+            'stages.1.blocks[:]',
+            4,
+            partial(models.ConvNeXt, num_classes=CLASSES, depths=(1, 4, 1, 1), dims=(8, 16, 16, 16)),
+        ),
+        'ViT': (
+            'blocks[:]',
+            4,
+            partial(models.VisionTransformer, 32, 8, num_classes=CLASSES, embed_dim=16, depth=4, num_heads=2),
+        ),
+        'Swin': (
+            'layers.1.blocks[:]',
+            4,
+            partial(models.SwinTransformer, 32, 2, 3, CLASSES, 'avg', 8, (2, 4), (2, 2), window_size=4),
+        ),
+        'EfficientNet': (
+            'blocks.4[1:]',
+            2,
+            partial(models.efficientnet_b0, num_classes=CLASSES, drop_rate=0.0),
+        ),
+        'RegNet': ('s4', 6, partial(models.regnetx_002, num_classes=CLASSES)),
+    }
+
+
 def _expected(values: dict[str, Tensor], old, new, names_of_blocks: list[set[str]]) -> dict[str, Tensor]:
     """By the definition: the mean of all holders; what this worker will hold, no more."""
     of_workers: list = [None] * dist.get_world_size()
@@ -78,11 +114,15 @@ def _expected(values: dict[str, Tensor], old, new, names_of_blocks: list[set[str
     return expected
 
 
-def _two_rounds(name: str) -> list[float]:
-    path, num_blocks, make = MODELS[name]
+def _two_rounds(path: str, num_blocks: int, make: Callable[[], nn.Module]) -> list[float]:
     torch.manual_seed(0)
-    model: nn.Module = make()
+    model = make()
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % CLASSES
+    original = model.eval()(images)
     [stage] = partition(model, path)
+    assert stage.scale == 1 and torch.equal(model(images), original)
+    model.train()
     of_blocks = [
         {name for name, p in model.named_parameters() if any(p is q for q in stage.block_parameters(number))}
         for number in range(stage.num_partitioned)
@@ -90,8 +130,6 @@ def _two_rounds(name: str) -> list[float]:
     assert stage.num_partitioned == num_blocks
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     engine = Engine(model, optimizer, ResIST(min_blocks=1))
-    generator = torch.Generator().manual_seed(dist.get_rank())
-    images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % CLASSES
     losses = []
     engine.begin_round()
     for _ in range(2):
@@ -111,15 +149,19 @@ def _two_rounds(name: str) -> list[float]:
     engine.make_whole()
     assert stage.is_whole and abs(stage.scale.item() - 0.5) < 1e-6
     of_workers: list = [None, None]
-    dist.all_gather_object(of_workers, dict(model.named_parameters()))
+    dist.all_gather_object(of_workers, {name: p.detach().clone() for name, p in model.named_parameters()})
     assert all(torch.equal(of_workers[0][key], of_workers[1][key]) for key in of_workers[0])
     return losses
 
 
-def _all_models() -> dict[str, list[float]]:
-    return {name: _two_rounds(name) for name in MODELS}
+def _all_models(package: str) -> dict[str, list[float]]:
+    models = MODELS if package == 'torchvision' else _timm_models()
+    return {name: _two_rounds(*arguments) for name, arguments in models.items()}
 
 
-def test_the_exchange_of_any_model_is_that_of_the_definition():
-    for losses in run_workers(_all_models, 2):
+@pytest.mark.parametrize('package', ['torchvision', 'timm'])
+def test_the_exchange_of_any_model_is_that_of_the_definition(package):
+    pytest.importorskip(package)
+    for losses in run_workers(_all_models, 2, package):
+        assert len(losses) == 6
         assert all(loss == pytest.approx(loss) and loss > 0 for of_model in losses.values() for loss in of_model)

@@ -1,8 +1,11 @@
 """What of the set-up and the packaging can be tested without installing anything."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +14,36 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob('tools/*.sh')), ROOT / '.ci/run']
 SET_BY_THE_CALLER = ('PYTHON', 'MMCV_WHEEL_DIR', 'VIRTUAL_ENV', 'CONDA_PREFIX', 'PYTHONPATH', 'XDG_CACHE_HOME')
+WHEEL = 'onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl'
 
 pytestmark = pytest.mark.skipif(shutil.which('bash') is None, reason='needs bash')
+
+# A Python that makes environments in no time. It writes down what it is asked to do, and fails where FAIL_AT says.
+FAKE_PYTHON = """
+case "$*" in
+    *'-m venv'*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && cp "$0" "$4/bin/uv" && exit ;;
+    *'sys.version_info[:2] <='*) exit ;;
+    *cp%d%d*) echo cp311 && exit ;;
+esac
+printf '%s\\n' "$(basename "$0") $(printf '%s' "$*" | head -n 1)" >>"$CALLS"
+case "$(basename "$0") $*" in *"${FAIL_AT:-nowhere}"*) echo "refused by the test" >&2; exit 1 ;; esac
+case "$*" in *"${STOP_AT:-nowhere}"*) kill -INT "$PPID"; sleep 0.2 ;; esac
+"""
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What the set-up reads of a clone, without an environment."""
     root = tmp_path / 'a clone'
-    for name in ('tools/setup_env.sh', 'tools/_env.sh', 'requirements/tested.txt', 'setup.cfg'):
+    for name in ('tools/setup_env.sh', 'tools/_env.sh', 'uv.lock', 'pyproject.toml'):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     return root
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    return str(fake(tmp_path / 'fake/python3.11', FAKE_PYTHON))
 
 
 def bash(root: Path, command: str, **env: str) -> subprocess.CompletedProcess:
@@ -30,7 +51,7 @@ def bash(root: Path, command: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ['bash', '-c', command],
         cwd=root,
-        env={**inherited, **env},
+        env={**inherited, 'CALLS': str(root / 'calls'), **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -43,17 +64,23 @@ def set_up(root: Path, *args: str, **env: str) -> subprocess.CompletedProcess:
     return bash(root, ' '.join(['bash tools/setup_env.sh', *args]), **env)
 
 
+def calls(root: Path) -> list[str]:
+    """What the Python and uv of the environment were asked to do since the last look."""
+    path = root / 'calls'
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def syncs(root: Path) -> list[str]:
+    return [call for call in calls(root) if call.startswith('uv') and ' sync ' in call]
+
+
 def fake(path: Path, script: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\n{script}\n')
     path.chmod(0o755)
     return path
-
-
-def make_complete(root: Path) -> None:
-    """Leaves what a finished set-up leaves, around an interpreter that must not be run."""
-    fake(root / '.venv/bin/python', 'echo ran >&2; exit 9')
-    bash(root, '. tools/setup_env.sh; stamp > "$STAMP"')
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
@@ -66,28 +93,23 @@ def test_ci_script_is_executable():
     assert os.access(ROOT / '.ci/run', os.X_OK)
 
 
-def test_every_pin_is_exact():
-    lines = [line for line in (ROOT / 'requirements/tested.txt').read_text().splitlines() if line]
-    pins = [line for line in lines if not line.startswith('#')]
-    assert all('==' in pin for pin in pins)
-    assert not [pin for pin in pins if pin.startswith(('nvidia-', 'opencv-python=='))]
-    for name in (
-        'torch',
-        'torchvision',
-        'onedl-mmengine',
-        'onedl-mmcv',
-        'onedl-mmdetection',
-        'pytest',
-        'ruff',
-        'uv',
-    ):
-        assert [pin for pin in pins if pin.startswith(f'{name}==')], name
-
-
 def test_model_index_names_configs_that_exist():
-    models = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Models']
+    (metafile,) = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    models = yaml.safe_load((ROOT / metafile).read_text())['Models']
     assert models
     assert all((ROOT / model['Config']).is_file() for model in models)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='needs tomllib')
+def test_lock_file_has_one_opencv_and_the_public_index_only():
+    import tomllib
+
+    packages = tomllib.loads((ROOT / 'uv.lock').read_text())['package']
+    assert [package['name'] for package in packages if 'opencv' in package['name']] == ['opencv-python-headless']
+    sources = {package['source'].get('registry', 'this project') for package in packages}
+    assert sources == {'https://pypi.org/simple', 'this project'}
+    names = {package['name'] for package in packages}
+    assert {'torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'pytest', 'ruff'} <= names
 
 
 @pytest.mark.parametrize(
@@ -95,7 +117,7 @@ def test_model_index_names_configs_that_exist():
     [
         (dict(PYTHON='/bin/false'), 'PYTHON=/bin/false is not a Python 3.10 to 3.13; 3.11 is the tested one'),
         (dict(PYTHON='no such python'), 'PYTHON=no such python is not a Python'),
-        (dict(PYTHON='/bin/false', MMCV_WHEEL_DIR='not there'), 'MMCV_WHEEL_DIR=not there is no folder'),
+        (dict(MMCV_WHEEL_DIR='not there'), 'MMCV_WHEEL_DIR=not there is no folder'),
     ],
 )
 def test_errors_are_one_line(clone: Path, env: dict[str, str], expected: str):
@@ -114,100 +136,133 @@ def test_no_fitting_python(clone: Path, tmp_path: Path):
     assert done.stderr.startswith('setup_env: ERROR: no Python 3.10 to 3.13 found; install Python 3.11')
 
 
-def test_unknown_option(clone: Path):
-    done = set_up(clone, '--devel')
-    assert done.returncode == 1 and 'unknown option --devel' in done.stderr
+@pytest.mark.parametrize('options', ['--devel', '--with-ops --devel'])
+def test_unknown_option(clone: Path, options: str):
+    done = set_up(clone, options)
+    assert done.returncode == 1 and 'unknown option --devel; known: --with-ops' in done.stderr
 
 
-def test_nothing_is_done_twice(clone: Path):
-    make_complete(clone)
-    done = set_up(clone, PYTHON='/bin/false')
+def test_packages_are_those_of_the_lock_file_and_nothing_is_done_twice(clone: Path, python: str):
+    done = set_up(clone, PYTHON=python)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith('setup_env: ready: ') and done.stderr.count('\n') == 1
-    assert set_up(clone, '--print-bin', PYTHON='/bin/false').stdout == f'{clone}/.venv/bin\n'
+    (sync,) = syncs(clone)
+    assert ' --frozen ' in sync and '--reinstall ' not in f'{sync} '
+    again = set_up(clone, PYTHON='/bin/false')
+    assert (
+        again.returncode == 0 and again.stderr.startswith('setup_env: ready: ') and again.stderr.count('\n') == 1
+    )
+    assert calls(clone) == []
 
 
-@pytest.mark.parametrize('name', ['requirements/tested.txt', 'setup.cfg'])
-def test_a_change_of_the_requirements_sets_up_again(clone: Path, name: str):
-    make_complete(clone)
+@pytest.mark.parametrize('name', ['uv.lock', 'pyproject.toml'])
+def test_a_change_of_the_requirements_sets_up_again(clone: Path, python: str, name: str):
+    set_up(clone, PYTHON=python)
+    calls(clone)
     with (clone / name).open('a') as file:
         file.write('# changed\n')
-    assert bash(clone, '. tools/setup_env.sh; is_done').returncode == 1
+    assert set_up(clone, PYTHON=python).returncode == 0
+    assert len(syncs(clone)) == 1
 
 
-def test_a_moved_clone_is_set_up_again(clone: Path, tmp_path: Path):
-    make_complete(clone)
+def test_a_moved_clone_is_set_up_again(clone: Path, python: str, tmp_path: Path):
+    set_up(clone, PYTHON=python)
     moved = clone.rename(tmp_path / 'moved')
-    assert bash(moved, '. tools/setup_env.sh; is_done').returncode == 1
+    calls(moved)
+    assert set_up(moved, PYTHON=python).returncode == 0
+    assert len(syncs(moved)) == 1
 
 
-def test_a_complete_active_environment_is_used(clone: Path, tmp_path: Path):
-    python = fake(tmp_path / 'env/bin/python', 'exit 0')  # nothing missing, everything imports
+@pytest.mark.parametrize(
+    'fail_at, expected',
+    [
+        ('pip install -q', 'installing uv failed, see above'),  # no network
+        ('sync', 'installing the packages failed, see above'),
+        ('import resist_mm, mmcv.ops', 'the environment is not complete, see above'),
+    ],
+)
+def test_a_failure_ends_the_set_up_and_the_next_run_trusts_nothing(
+    clone: Path, python: str, fail_at: str, expected: str
+):
+    done = set_up(clone, PYTHON=python, FAIL_AT=fail_at)
+    assert done.returncode == 1
+    assert f'refused by the test\nsetup_env: ERROR: {expected}' in done.stderr
+    calls(clone)
+    assert set_up(clone, PYTHON=python).returncode == 0
+    (sync,) = syncs(clone)
+    assert ('--reinstall ' in f'{sync} ') is (fail_at != 'pip install -q')
+
+
+def test_an_interruption_is_named_and_the_next_run_trusts_nothing(clone: Path, python: str):
+    done = set_up(clone, PYTHON=python, STOP_AT='sync')
+    assert done.returncode == 130 and 'setup_env: interrupted: run it again to go on' in done.stderr
+    assert not (clone / '.venv/.resist_mm_stamp').exists()
+    calls(clone)
+    assert set_up(clone, PYTHON=python).returncode == 0
+    assert '--reinstall ' in f'{syncs(clone)[0]} '
+
+
+def test_only_wheels_that_fit_are_tried(clone: Path, python: str):
+    folder = clone / 'my wheels'
+    folder.mkdir()
+    for name in (
+        WHEEL,
+        WHEEL.replace('cp311', 'cp312'),
+        WHEEL.replace('2.3.6', '2.3.5'),
+        'onedl_mmcv-2.3.6.tar.gz',
+    ):
+        (folder / name).touch()
+    assert set_up(clone, PYTHON=python, MMCV_WHEEL_DIR='my wheels').returncode == 0
+    installed = [call.rpartition(' my wheels/')[2] for call in calls(clone) if ' my wheels/' in call]
+    assert installed == [WHEEL]
+
+
+def test_a_wheel_that_does_not_work_is_not_used(clone: Path, python: str):
+    (clone / WHEEL).touch()
+    done = set_up(clone, PYTHON=python, MMCV_WHEEL_DIR='.', FAIL_AT='mmcv._ext')
+    assert done.returncode == 0, done.stderr
+    assert f'setup_env: {WHEEL} does not work here (refused by the test): not used' in done.stderr
+    assert len(syncs(clone)) == 2  # mmcv without ops is put back
+
+
+def test_ops_are_built_when_asked_for_and_no_wheel_fits(clone: Path, python: str):
+    assert set_up(clone, PYTHON=python).returncode == 0
+    assert not [call for call in calls(clone) if '--no-binary' in call]
+    assert set_up(clone, '--with-ops', PYTHON=python).returncode == 0
+    done = calls(clone)
+    assert [call for call in done if '--group ops' in call]
+    assert [call for call in done if '--no-binary onedl-mmcv' in call and call.endswith(' onedl-mmcv==2.3.6')]
+    # an environment with ops will do for whoever asks for none
+    assert set_up(clone).returncode == 0 and set_up(clone, '--with-ops').returncode == 0
+    assert calls(clone) == []
+
+
+def test_a_build_that_fails_ends_the_set_up(clone: Path, python: str):
+    done = set_up(clone, '--with-ops', PYTHON=python, FAIL_AT='--no-binary')
+    assert done.returncode == 1 and 'ERROR: mmcv cannot be built, see above' in done.stderr
+
+
+def test_helper_uses_a_complete_active_environment(clone: Path, tmp_path: Path):
+    python = fake(tmp_path / 'env/bin/python', 'exit 0')  # nothing missing
     env = dict(PATH=f'{python.parent}:{os.environ["PATH"]}', VIRTUAL_ENV=str(tmp_path / 'env'))
-    assert set_up(clone, '--print-bin', **env).stdout == f'{python.parent}\n'
-    assert not (clone / '.venv').exists()
-    done = bash(clone, '. tools/_env.sh; use_env; command -v python; echo "$PYTHONPATH"', **env)
+    done = bash(clone, '. tools/_env.sh; use_env --dev; command -v python; echo "$PYTHONPATH"', **env)
     assert done.stdout.splitlines() == [str(python), str(clone)]
+    assert not (clone / '.venv').exists()
 
 
-def test_an_active_environment_that_lacks_something_is_not_used(clone: Path, tmp_path: Path):
-    python = fake(tmp_path / 'env/bin/python', 'echo mmdet')
-    env = dict(PATH=f'{python.parent}:{os.environ["PATH"]}', VIRTUAL_ENV=str(tmp_path / 'env'))
-    done = set_up(clone, MMCV_WHEEL_DIR='not there', **env)
+def test_helper_does_not_use_an_active_environment_that_lacks_something(clone: Path, python: str, tmp_path: Path):
+    active = fake(tmp_path / 'env/bin/python', 'case "$*" in *" mmdet "*) echo mmdet;; *) exit 1;; esac')
+    shutil.copy(python, active.parent / 'python3.11')
+    env = dict(PATH=f'{active.parent}:{os.environ["PATH"]}', VIRTUAL_ENV=str(tmp_path / 'env'))
+    done = bash(clone, '. tools/_env.sh; use_env; command -v python', **env)
     assert 'the active environment lacks mmdet: using .venv' in done.stderr
+    assert done.stdout.splitlines() == [f'{clone}/.venv/bin/python']
 
 
-def test_helper_leaves_the_right_python_on_the_path(clone: Path):
-    make_complete(clone)
-    env = dict(PYTHON='/bin/false')
-    done = bash(clone, '. tools/_env.sh; use_env --dev; command -v python; echo "$ROOT"', **env)
+def test_helper_leaves_the_right_python_on_the_path(clone: Path, python: str):
+    done = bash(clone, '. tools/_env.sh; use_env --dev; command -v python; echo "$ROOT"', PYTHON=python)
     assert done.stdout.splitlines() == [f'{clone}/.venv/bin/python', str(clone)]
 
 
 def test_helper_stops_the_script_when_the_set_up_fails(clone: Path):
     done = bash(clone, '. tools/_env.sh; use_env; echo went on', PYTHON='/bin/false')
     assert done.returncode == 1 and 'went on' not in done.stdout
-
-
-def test_wheels_that_fit(clone: Path):
-    folder = clone / 'my wheels'
-    folder.mkdir()
-    names = [
-        'onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl',
-        'onedl_mmcv-2.3.6-cp311-cp311-manylinux_2_28_x86_64.whl',
-    ]
-    others = [
-        'onedl_mmcv-2.3.6-cp312-cp312-linux_x86_64.whl',
-        'onedl_mmcv-2.3.5-cp311-cp311-linux_x86_64.whl',
-        'onedl_mmcv-2.3.6-cp311-cp311-macosx_11_0_arm64.whl',
-        'onedl_mmcv-2.3.6.tar.gz',
-    ]
-    for name in names + others:
-        (folder / name).touch()
-    command = '. tools/setup_env.sh; wheels_in "$1" "$(pin onedl-mmcv)" cp311 linux x86_64'
-    done = bash(clone, f'set -- "my wheels"; {command}')
-    assert done.stdout.splitlines() == [f'my wheels/{name}' for name in names]
-    assert bash(clone, f'set -- "no such folder"; {command}').stdout == ''
-
-
-@pytest.mark.parametrize(
-    'log, expected',
-    [
-        ('error: failed to write: No space left on device (os error 28)', 'the disk is full'),
-        ('  Caused by: dns error: failed to lookup address', 'the package index cannot be reached'),
-        ('error: Failed to fetch: `https://example.org/simple/x/`', 'the package index cannot be reached'),
-        ('No solution found when resolving dependencies', 'does not exist for this Python or platform'),
-        ('ensurepip is not available', 'lacks its venv module'),
-        ('first line\nerror: something else\n\n', 'error: something else (log: '),
-    ],
-)
-def test_reason_of_a_failure(clone: Path, log: str, expected: str):
-    (clone / 'step.log').write_text(log)
-    done = bash(clone, '. tools/setup_env.sh; why step.log')
-    assert expected in done.stdout and done.stdout.count('\n') == 1
-
-
-def test_a_failing_step_ends_the_set_up_at_once(clone: Path):
-    done = bash(clone, '. tools/setup_env.sh; step building step.log sh -c "echo broken; exit 3"; echo went on')
-    assert done.returncode == 1 and done.stdout == ''
-    assert done.stderr == 'setup_env: ERROR: building failed: broken (log: step.log)\n'

@@ -1,10 +1,12 @@
 """Time and count the exchange at the end of a round, beside what it is to be compared with.
 
-In one run, interleaved round by round, with real processes and real networks:
-ResIST and local SGD on this project's engine; the exchange as the paper describes it (a
-collective for each parameter, a new process group for each block); torch's own
-PeriodicModelAverager over the whole model. After the first exchange of each the result
-is checked against the mean that it should be.
+In one run, with real processes and real networks: ResIST and local SGD on this project's
+engine; the exchange as the paper describes it (a collective for each parameter, a new process
+group for each block); torch's own PeriodicModelAverager over the whole model. They take turns of
+a few rounds, so that a machine whose speed drifts is as fast for one as for another. Every turn
+has new processes, which hold one model each, as in training; its first rounds warm up and do not
+count. After the first exchange of each turn the result is checked against the mean that it
+should be.
 
 Seconds are medians over the rounds of the slowest worker. Bytes are means, of all workers
 together, every byte sent counted once: those of resist and local_sgd are what the workers
@@ -21,16 +23,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import fmean, median
 from typing import Any
 
 from ..named_networks import ARCHITECTURES, CODECS
 from .exchange_rounds import PROTOCOLS, measure
-from .shaped_links import shaped_links
+from .shaped_links import Link, shaped_links
 from .workers import add_worker_arguments, backend_of, describe_machine, least_blocks, run_workers
 
 RATIOS = [('paper', 'resist'), ('resist', 'local_sgd'), ('local_sgd', 'torch_averager')]
+ROUNDS_OF_TURN = 3
 MB = 1e6
 
 
@@ -51,18 +55,40 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def sum_up(args: argparse.Namespace, results: list[dict[str, Any]]) -> dict[str, Any]:
+def take_turns(args: argparse.Namespace, links: Sequence[Link]) -> dict[str, list[dict[str, Any]]]:
+    """Let every protocol measure some rounds, then every one again, until all rounds are measured.
+
+    Returns:
+        dict: By protocol, what :func:`measure` returns for each worker, with the rounds of all turns.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for first in range(0, args.rounds, ROUNDS_OF_TURN):
+        num_rounds = min(ROUNDS_OF_TURN, args.rounds - first)
+        for name in PROTOCOLS:
+            backend = backend_of(args.device, args.workers)
+            turn = run_workers(measure, args.workers, args, name, first, num_rounds, backend=backend, links=links)
+            found[name] = [join_turns(a, b) for a, b in zip(found[name], turn, strict=True)] if first else turn
+    return found
+
+
+def join_turns(before: dict[str, Any], turn: dict[str, Any]) -> dict[str, Any]:
+    """What a worker measured in several turns."""
+    rounds = {key: before[key] + turn[key] for key in ('seconds', 'sent', 'planned')}
+    return dict(rounds, buffers=max(before['buffers'], turn['buffers']))
+
+
+def sum_up(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Put the workers' measurements together."""
     rounds = {
-        name: [max(of_round) for of_round in zip(*(r['seconds'][name] for r in results), strict=True)]
+        name: [max(of_round) for of_round in zip(*(r['seconds'] for r in results[name]), strict=True)]
         for name in PROTOCOLS
     }
     nbytes = {
-        name: [sum(of_round) for of_round in zip(*(r['sent'][name] for r in results), strict=True)]
+        name: [sum(of_round) for of_round in zip(*(r['sent'] for r in results[name]), strict=True)]
         for name in PROTOCOLS
     }
     for name in PROTOCOLS:
-        check_bytes(name, nbytes[name], results[0]['planned'][name])
+        check_bytes(name, nbytes[name], results[name][0]['planned'])
     seconds = {name: median(of_rounds) for name, of_rounds in rounds.items()}
     return dict(
         arch=args.arch,
@@ -78,7 +104,7 @@ def sum_up(args: argparse.Namespace, results: list[dict[str, Any]]) -> dict[str,
         ratios={f'{a}/{b}': seconds[a] / seconds[b] for a, b in RATIOS},
         seconds_of_rounds=rounds,
         bytes_of_rounds=nbytes,
-        buffer_bytes={name: max(r['buffers'][name] or 0 for r in results) for name in ('resist', 'local_sgd')},
+        buffer_bytes={name: max(r['buffers'] for r in results[name]) for name in ('resist', 'local_sgd')},
     )
 
 
@@ -122,9 +148,7 @@ def main() -> None:
     try:
         with ExitStack() as stack:
             links = stack.enter_context(shaped_links(args.workers, args.link)) if args.link else []
-            backend = backend_of(args.device, args.workers)
-            results = run_workers(measure, args.workers, args, backend=backend, links=links)
-        summary = sum_up(args, results)
+            summary = sum_up(args, take_turns(args, links))
     except (RuntimeError, ValueError) as error:
         sys.exit(f'benchmark_exchange.py: {error}')
     except KeyboardInterrupt:

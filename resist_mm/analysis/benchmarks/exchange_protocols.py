@@ -1,4 +1,4 @@
-"""The exchanges that benchmark_exchange.py compares: one class each, each with its own model."""
+"""The exchanges that benchmark_exchange.py compares: one class each."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ __all__ = ['Averager', 'Exchange', 'LocalSGD', 'PaperProtocol', 'ResIST']
 class Exchange:
     """One protocol's exchange at the end of a round.
 
+    Args:
+        model (nn.Module): The model of this worker.
+        sampler (PartitionSampler): Deals the blocks.
+        codec (dict, optional): How messages are compressed.
+        first (int): The first round that is run.
+
     Attributes:
-        model: The model of this worker; its own, no other protocol's.
-        sampler: Deals the blocks.
+        buffers: Most bytes that this worker needed beside its parameters, where it is counted.
     """
 
-    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None, first: int) -> None:
         self.model = model
         self.sampler = sampler
+        self.first = first
+        self.buffers = 0
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
         self.stages = list(partitioned_stages(model).values())
         self.places = [(stage, number) for stage in self.stages for number in range(stage.num_partitioned)]
@@ -46,14 +53,14 @@ class Exchange:
         return range(len(self.places))
 
     def averaged_over(self, block: int) -> Sequence[int]:
-        """The workers over which the end of round 0 averages a block."""
+        """The workers over which the end of the first round averages a block."""
         return range(self.num_workers)
 
-    def averaged(self, index: int) -> Iterator[tuple[nn.Parameter, Sequence[int]]]:
-        """The parameters here in round ``index``, and the workers over which round 0 averages them."""
+    def averaged(self) -> Iterator[tuple[nn.Parameter, Sequence[int]]]:
+        """The parameters here after the first round, and the workers over which it averages them."""
         for p in self.shared_params():
             yield p, range(self.num_workers)
-        for block in self.held(index):
+        for block in self.held(self.first + 1):
             for p in self.block_params(block):
                 yield p, self.averaged_over(block)
 
@@ -73,11 +80,10 @@ class LocalSGD(Exchange):
 
     deal_blocks = False
 
-    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
-        super().__init__(model, sampler, codec)
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None, first: int) -> None:
+        super().__init__(model, sampler, codec, first)
         self.rounds = EngineRounds(model, codec, deal_blocks=self.deal_blocks)
-        self.buffers = 0
-        self.rounds.begin(self.assign(0))
+        self.rounds.begin(self.assign(first))
 
     def assign(self, index: int) -> Assignment:
         """Who holds what in a round."""
@@ -110,7 +116,7 @@ class ResIST(LocalSGD):
         return self.assign(index).blocks(self.rank)
 
     def averaged_over(self, block: int) -> Sequence[int]:
-        return self.assign(0).holders(block)
+        return self.assign(self.first).holders(block)
 
 
 class PaperProtocol(Exchange):
@@ -164,14 +170,14 @@ class PaperProtocol(Exchange):
         return self.sampler.sample(index).blocks(self.rank)
 
     def averaged_over(self, block: int) -> Sequence[int]:
-        return self.sampler.sample(0).holders(block)
+        return self.sampler.sample(self.first).holders(block)
 
 
 class Averager(Exchange):
     """torch's own local SGD: its model averager over the whole model."""
 
-    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None) -> None:
-        super().__init__(model, sampler, codec)
+    def __init__(self, model: nn.Module, sampler: PartitionSampler, codec: dict | None, first: int) -> None:
+        super().__init__(model, sampler, codec, first)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # it advises against period=1
             self.averager = PeriodicModelAverager(period=1)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
+from ...convert.build import build_to_look_at
 from ...launch import ROUND_HOOKS
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
@@ -60,13 +61,14 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         raise ValueError(f'{path} cannot be read as a config: {error}') from None
     if 'model' not in cfg:
         raise ValueError(f'{path} has no model whose parameters could be counted')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     loader = cfg.get('train_dataloader') or {}
     train_cfg = cfg.get('train_cfg') or {}
     hooks, averages = (_hooks(cfg, names) for names in (ROUND_HOOKS, ('EMAHook',)))
     preprocessor = cfg.model.get('data_preprocessor') or {}
     pipelines = [*_pipelines(loader.get('dataset')), preprocessor.get('train_pipeline') or []]
     return ConfigRun(
-        network=network_size(_build(cfg, path), image_size or _image_size(pipelines)),
+        network=network_size(build_to_look_at(cfg), image_size or _image_size(pipelines)),
         batch_size=loader.get('batch_size'),
         length=_length(loader),
         epochs=train_cfg.get('max_epochs'),
@@ -90,19 +92,6 @@ def _whole_every(cfg: Config) -> tuple[int, ...]:
     if checkpoint.get('by_epoch', True) != by_iters:
         intervals.append(checkpoint.get('interval', -1))
     return tuple(sorted({interval for interval in intervals if interval > 0}))
-
-
-def _build(cfg: Config, path: str) -> nn.Module:
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    try:
-        try:
-            with torch.device('meta'):
-                return MODELS.build(cfg.model)
-        except (NotImplementedError, RuntimeError):  # some modules compute with values when they are built
-            return MODELS.build(cfg.model)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ValueError(f'the model of {path} cannot be built: {message}') from None
 
 
 def network_size(model: nn.Module, image_size: tuple[int, int] | None = None) -> NetworkSize:

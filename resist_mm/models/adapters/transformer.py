@@ -1,4 +1,4 @@
-"""Transformer blocks with pre-normalisation: ViT, Swin. Attention and MLP are a residual branch each.
+"""Transformer blocks with pre-normalisation: ViT, Swin, PVT. Attention and MLP are a residual branch each.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929; Liu et al., "Swin Transformer",
 ICCV 2021, arXiv:2103.14030. Blocks with post-normalisation (DETR's) are no sum of input and branch; they need
@@ -13,7 +13,13 @@ from torch import nn
 
 from .adapter import BlockAdapter, register_adapter
 
-__all__ = ['DropPathAdapter', 'MMDetSwinAdapter', 'TorchvisionSwinAdapter', 'TorchvisionViTAdapter']
+__all__ = [
+    'DropPathAdapter',
+    'MMDetPVTAdapter',
+    'MMDetSwinAdapter',
+    'TorchvisionSwinAdapter',
+    'TorchvisionViTAdapter',
+]
 
 
 @register_adapter('mmdet.models.backbones.swin.SwinBlock')
@@ -27,6 +33,19 @@ class MMDetSwinAdapter(BlockAdapter):
     def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
         """The last linear layers of both."""
         return [block.attn.w_msa.proj, block.ffn.layers]
+
+
+@register_adapter('mmdet.models.backbones.pvt.PVTEncoderLayer')
+class MMDetPVTAdapter(BlockAdapter):
+    """mmdet's PVT block (arXiv:2102.12122): attention and MLP add the shortcut by themselves."""
+
+    def residual_ends(self, block: Any) -> list[nn.Module]:
+        """The last modules of both before the addition."""
+        return [block.attn.dropout_layer, block.ffn.dropout_layer]
+
+    def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:
+        """The last linear layers of both."""
+        return [block.attn.attn.out_proj, block.ffn.layers]
 
 
 @register_adapter('torchvision.models.swin_transformer.SwinTransformerBlock')

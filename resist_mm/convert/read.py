@@ -1,0 +1,51 @@
+"""Config files by path, or by package as in ``_base_``: ``mmdet::retinanet/retinanet_r101_fpn_1x_coco.py``."""
+
+from __future__ import annotations
+
+import os.path as osp
+from difflib import get_close_matches
+from glob import glob
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.utils import get_installed_path, is_installed
+
+__all__ = ['read_config']
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str or Path): A file; or ``PACKAGE::FILE``, one that an installed OpenMMLab package brings along.
+
+    Raises:
+        FileNotFoundError: If there is no such file; similar ones are named.
+        ValueError: If the package is not installed, or one that the config imports.
+    """
+    path = str(path)
+    if '::' in path:
+        path = _file_of_package(path)
+    elif not osp.isfile(path):
+        raise FileNotFoundError(f'there is no config file {path}')
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        raise ValueError(f'{path} cannot be read: {_first_line(error)}') from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition(', the current sys.path')[0].partition('\n')[0]
+
+
+def _file_of_package(path: str) -> str:
+    package, _, name = path.partition('::')
+    if not is_installed(package):
+        raise ValueError(f'{path} names a config of the package {package!r}, which is not installed')
+    folder = osp.join(get_installed_path(package), '.mim', 'configs')
+    name = name if name.endswith('.py') else f'{name}.py'
+    if osp.isfile(osp.join(folder, name)):
+        return osp.join(folder, name)
+    known = [osp.relpath(file, folder) for file in glob(osp.join(folder, '**', '*.py'), recursive=True)]
+    near = [f'{package}::{file}' for file in get_close_matches(name, known, n=3)]
+    raise FileNotFoundError(f'{package} has no config {name!r}' + (f'; the nearest are {near}' if near else ''))

@@ -1,0 +1,76 @@
+"""What a protocol remembers is in checkpoints, and a resumed run goes on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resist_mm.hooks import RoundHook
+from resist_mm.rounds import LocalSGD, Part
+from tests.toy import ToyData, ToyModel, toy_runner
+from tests.workers import run_workers
+
+
+class Nesterov(LocalSGD):
+    """An outer step with momentum: Douillard et al., "DiLoCo", arXiv:2311.08105."""
+
+    needs_reference = True
+
+    def __init__(self) -> None:
+        self.velocity: dict[int, Tensor] = {}
+        self.staged: dict[int, Tensor] = {}
+
+    def on_mean(self, part: Part, mean: Tensor) -> None:
+        place = self.parts.all.index(part)
+        change = part.reference - mean
+        self.staged[place] = change + 0.6 * self.velocity.get(place, torch.zeros_like(change))
+        mean.copy_(part.reference - 0.8 * (change + 0.6 * self.staged[place]))
+
+    def commit(self) -> None:
+        self.velocity, self.staged = self.staged, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(velocity=self.velocity)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.velocity = dict(state['velocity'])
+
+
+def _train(work_dir: str, forgets: bool, **resumed: Any) -> dict[str, Tensor]:
+    protocol = Nesterov()
+    if forgets:
+        protocol.load_state_dict = lambda state: None
+    runner = toy_runner(
+        work_dir,
+        [RoundHook(protocol, local_iters=2, bn='average')],
+        model=ToyModel(norm_cfg=dict(type='BN', track_running_stats=False)),
+        train_cfg=dict(by_epoch=False, max_iters=8),
+        train_dataloader=dict(
+            batch_size=2,
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            dataset=ToyData(32),
+            collate_fn=dict(type='default_collate'),
+        ),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4)),
+        **resumed,
+    )
+    runner.train()
+    return runner.model.module.state_dict()
+
+
+def test_a_resumed_outer_step_goes_on_with_its_momentum(tmp_path: Path):
+    folders = [tmp_path / name for name in ('whole', 'resumed', 'forgetful')]
+    for folder in folders:
+        folder.mkdir()
+    (whole, *_) = run_workers(_train, 2, str(folders[0]), False)
+    halfway = dict(load_from=str(folders[0] / 'iter_4.pth'), resume=True)
+    for folder, forgets in zip(folders[1:], (False, True), strict=True):
+        for state in run_workers(_resumed, 2, str(folder), forgets, halfway):
+            assert all(torch.equal(t, whole[name]) for name, t in state.items()) != forgets
+
+
+def _resumed(work_dir: str, forgets: bool, halfway: dict[str, Any]) -> dict[str, Tensor]:
+    return _train(work_dir, forgets, **halfway)

@@ -1,0 +1,11 @@
+"""List the chains of blocks of a config's model that ResIST can deal out. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.analysis.list_stages import main
+
+if __name__ == '__main__':
+    main()

@@ -80,19 +80,19 @@ class Transport:
         total = (self.num_workers - 1) * tensor.nbytes
         return Traffic(total, 0, total) if self.rank == 0 else Traffic(0, tensor.nbytes, total)
 
-    def vote(self, accepts: bool) -> list[int]:
-        """Ask all workers whether they accept; one tiny message, which :class:`Traffic` leaves out.
+    def vote(self, ballot: int) -> list[int]:
+        """Tell all workers a small number; one tiny message, which :class:`Traffic` leaves out.
 
         Returns:
-            list[int]: The workers that refuse, the same on all.
+            list[int]: The ballot of each worker, the same on all.
         """
         if self.num_workers == 1:
-            return [] if accepts else [0]
+            return [ballot]
         ballots = torch.zeros(self.num_workers, dtype=torch.int32)
-        ballots[self.rank] = not accepts
+        ballots[self.rank] = ballot
         ballots = ballots.to(self.device) if self.ordered else ballots
         dist.all_reduce(ballots)
-        return ballots.nonzero().view(-1).tolist()
+        return ballots.tolist()
 
     @torch.no_grad()
     def run(self, plan: ExchangePlan, payloads: Payloads, on_mean: Callable[[int], None] | None = None) -> Traffic:

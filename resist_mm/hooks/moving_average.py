@@ -72,8 +72,15 @@ class HookedAverage:
 
     @torch.no_grad()
     def begin(self, engine: Engine) -> None:
-        """Called once the engine is there: cut the shadow into parts, and give it the model's activation scale."""
+        """Called once the engine is there: cut the shadow into parts, and give it the model's activation scale.
+
+        mmengine copies the model before its weights are initialised or loaded. Unless the average has begun, that
+        copy is replaced here: a worker whose first round does not count falls back on it.
+        """
         self.weights.cut(engine.parts)
+        if not self.has_begun():
+            self.weights.restart()
+            _copy_all(self.shadow.buffers(), self.model.buffers())
         buffers = dict(self.shadow.named_buffers())
         for name, buffer in self.model.named_buffers():
             if not torch.equal(buffer, self._buffers[name]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import nullcontext
+from math import inf
 from typing import Any
 
 from mmengine.dist import broadcast_object_list
@@ -23,6 +24,7 @@ from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
 from .lone_modules import detach_from_others
+from .loss_watch import LossWatch
 from .moving_average import HookedAverage, averages_of, update_before
 from .protocols import build_protocol
 from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
@@ -32,6 +34,7 @@ __all__ = ['RoundHook']
 ROUND_KEY = 'resist_mm_round'
 SEED_KEY = 'resist_mm_seed'
 PROTOCOL_KEY = 'resist_mm_protocol'
+BAD_ROUNDS_KEY = 'resist_mm_bad_rounds'
 
 
 @HOOKS.register_module()
@@ -59,6 +62,8 @@ class RoundHook(Hook):
     - If a worker dies in a round, the others find out at the next exchange, by
       the timeout of the process group; everything trained since the last
       checkpoint is lost.
+    - Numbers that are not finite never get from one worker to the others, nor into a checkpoint: at every exchange
+      the workers vote. Steps that a loss scaler skips (AMP) leave weights finite and are no bad numbers.
 
     The model wrapper must not exchange gradients::
 
@@ -87,6 +92,15 @@ class RoundHook(Hook):
             ``resist_mm.registry.CODECS``. Making the model whole is always exact. Defaults to None: fp32.
         seed (int, optional): Seed of the partition. Defaults to None: worker 0's
             ``runner.seed``.
+        bad_numbers (str): What happens if weights, or whatever travels with them, are not finite on some worker at
+            the end of a round. 'stop': training ends on all workers with :class:`BadNumbers`, which names the
+            worker, the round, the block and the parameter; the last checkpoint stays. 'drop': training goes on as
+            if that worker had not taken part in the round; see :class:`Engine`. It is logged and counted
+            (``train/bad_rounds``), and every worker keeps a copy of the weights that it holds. Defaults to 'stop'.
+        max_bad_rounds (int): With 'drop', so many bad rounds in a row end training. Defaults to 3.
+        max_loss_ratio (float, optional): A number above 1: the round of a worker is also bad if its mean loss is
+            more than so many times the usual one of that worker, or not finite; see :class:`LossWatch`. Defaults
+            to None: losses are not looked at.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -104,12 +118,21 @@ class RoundHook(Hook):
         bn_interval: int = 1,
         codec: dict | None = None,
         seed: int | None = None,
+        bad_numbers: str = 'stop',
+        max_bad_rounds: int = 3,
+        max_loss_ratio: float | None = None,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         self._check_counts(local_iters=local_iters, momentum_restart_interval=interval)
-        self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval)
+        self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval, max_bad_rounds=max_bad_rounds)
         if bn not in ('recalibrate', 'average'):
             raise ValueError(f"{type(self).__name__}.bn must be 'recalibrate' or 'average', got {bn!r}")
+        if bad_numbers not in ('stop', 'drop'):
+            raise ValueError(f"{type(self).__name__}.bad_numbers must be 'stop' or 'drop', got {bad_numbers!r}")
+        if max_loss_ratio is not None and not _is_ratio(max_loss_ratio):
+            raise ValueError(
+                f'{type(self).__name__}.max_loss_ratio must be None or a number above 1, got {max_loss_ratio!r}'
+            )
         self.protocol = build_protocol(protocol)
         self.local_iters = local_iters
         self.momentum_restart_interval = momentum_restart_interval
@@ -117,6 +140,9 @@ class RoundHook(Hook):
         self.bn_interval = bn_interval
         self.codec = build_codec(codec)
         self.seed = seed
+        self.bad_numbers = bad_numbers
+        self.max_bad_rounds = max_bad_rounds
+        self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
         self.engine: Engine | None = None  # created in before_train
         self._averages: list[HookedAverage] = []
         self._iters_done = 0
@@ -154,6 +180,7 @@ class RoundHook(Hook):
                 'the seed in the checkpoint to resume': info.get(SEED_KEY),
                 f'{name}.seed': self.seed,
                 f'{name}.local_iters': self.local_iters,
+                f'{name}.bad_numbers': self.bad_numbers,
                 'the length of train_dataloader': dataloader_length(runner),
                 'the weights to start from (digest)': digest(model),
                 **{key: value for average in self._averages for key, value in average.what_must_agree().items()},
@@ -172,12 +199,15 @@ class RoundHook(Hook):
                 self.momentum_restart_interval,
                 bn_interval,
                 [state for average in self._averages for state in average.states],
+                self.bad_numbers,
+                self.max_bad_rounds,
             )
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from None
         for average in self._averages:
             average.begin(self.engine)
         self.engine.round = info.get(ROUND_KEY, 0)
+        self.engine.bad_rounds.load_state_dict(info.get(BAD_ROUNDS_KEY, {}))
         if PROTOCOL_KEY in info:
             self.protocol.load_state_dict(info[PROTOCOL_KEY])
         self._log = RoundLog(runner, self.engine)
@@ -205,6 +235,8 @@ class RoundHook(Hook):
         """Count the iteration; make the model whole if a checkpoint is about to be saved."""
         self._iters_done += 1
         self._batches.append(data_batch)
+        if self._losses is not None:
+            self._losses.see(outputs)
         if any(saves_after_iter(hook, runner) for hook in runner.hooks):
             self._make_whole(runner, 'a checkpoint')
 
@@ -242,13 +274,17 @@ class RoundHook(Hook):
         assert self.engine is not None and self.engine.assignment is not None
         index, depth = self.engine.round, len(self.engine.assignment.blocks(self.engine.rank))
         ended = now()
-        traffic = self.engine.exchange(whole)
+        traffic = self.engine.exchange(whole, '' if self._losses is None else self._losses.complaint(runner))
         exchange_sec = now() - ended
+        if self.engine.rank in self.engine.bad_rounds.left_out:
+            self._batches.clear()  # one of them may be what made the numbers bad
         if whole:
             how = (self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch))
             traffic += settle_buffers(*how)
             for average in self._averages:
                 traffic += average.settle(*how)
+        if self._losses is not None and self.engine.rank not in self.engine.bad_rounds.left_out:
+            self._losses.accept()
         self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
         self._remember(runner)
 
@@ -270,6 +306,8 @@ class RoundHook(Hook):
     def _remember(self, runner: Runner) -> None:
         runner.message_hub.update_info(ROUND_KEY, self.round)
         runner.message_hub.update_info(SEED_KEY, self.seed)
+        if self.engine is not None and self.engine.bad_rounds.drops:
+            runner.message_hub.update_info(BAD_ROUNDS_KEY, self.engine.bad_rounds.state_dict())
         state = self.protocol.state_dict()
         if state:
             runner.message_hub.update_info(PROTOCOL_KEY, state)
@@ -280,6 +318,10 @@ class RoundHook(Hook):
                 raise ValueError(
                     f'{type(self).__name__}.{name} must be an integer of at least {least}, got {count!r}'
                 )
+
+
+def _is_ratio(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 < value < inf
 
 
 def _optimizers(runner: Runner) -> list:

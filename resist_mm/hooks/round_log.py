@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic
 from resist_mm.rounds import Engine
+from resist_mm.rounds.bad_rounds import in_words
 
 from .cuts import cut_rounds, dataloader_length, whole_model_iters
 
@@ -57,6 +58,7 @@ class RoundLog:
             total_mb=traffic.total / MB,
             buffer_mb=traffic.buffers / MB,
         )
+        self._show_bad_rounds(index)
         num_blocks = self.engine.parts.num_blocks
         self.runner.logger.info(
             f'Round {index}: '
@@ -65,6 +67,16 @@ class RoundLog:
             f'sent {traffic.sent / MB:.2f} MB, received {traffic.received / MB:.2f} MB, '
             f'all workers {traffic.total / MB:.2f} MB'
         )
+
+    def _show_bad_rounds(self, index: int) -> None:
+        bad = self.engine.bad_rounds
+        if bad.drops:
+            self._show(bad_rounds=bad.count)
+        if bad.left_out:
+            self.runner.logger.warning(
+                f'Round {index} goes on without what is bad: {in_words(bad.left_out)}. Bad rounds so far: '
+                f'{bad.count}, of which {bad.in_a_row} in a row (max_bad_rounds={bad.most})'
+            )
 
     def end_early(self, index: int, iters: int, local_iters: int, reason: str) -> None:
         """Log that a round ends before it is full."""

@@ -2,6 +2,7 @@
 
 from .engine import Engine
 from .guard import ExchangeRefused
+from .health import BadNumbers
 from .moving_average import MovingAverage, MovingStatistics
 from .optimizer_state import OptimizerState
 from .part import Part, Parts
@@ -9,6 +10,7 @@ from .protocols import LocalSGD, ResIST, RoundProtocol
 from .states import RunningStatistics, TravellingState, Weights
 
 __all__ = [
+    'BadNumbers',
     'Engine',
     'ExchangeRefused',
     'LocalSGD',

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-__all__ = ['agree', 'digest']
+__all__ = ['agree', 'digest', 'tell_all']
 
 
 def agree(values: dict[str, Any]) -> None:
@@ -22,15 +22,21 @@ def agree(values: dict[str, Any]) -> None:
         RuntimeError: On all workers, with the name of the value that differs and each
             worker's value.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    of_workers: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_workers, values)
+    of_workers = tell_all(values)
     for name in values:
         found = [of_worker[name] for of_worker in of_workers]
         if any(value != found[0] for value in found):
             listing = ', '.join(f'worker {worker}: {value}' for worker, value in enumerate(found))
             raise RuntimeError(f'the workers disagree on {name} ({listing}): all must have the same')
+
+
+def tell_all(value: Any) -> list[Any]:
+    """Tell all workers something that can be pickled; returns what each of them tells, by rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    of_workers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_workers, value)
+    return of_workers
 
 
 def digest(model: nn.Module) -> str:

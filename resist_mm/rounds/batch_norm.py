@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from resist_mm.exchange import Payload, Traffic, Transport
+from resist_mm.exchange import Payload, Traffic
 
+from .agreement import tell_all
+from .bad_rounds import in_words
 from .engine import Engine
-from .part import running_norms, statistics_of
+from .health import BadNumbers, all_finite, what_is_bad
+from .part import named_statistics, running_norms, statistics_of
 from .states import pack
 
 __all__ = ['recalibrate', 'recalibrated_norms', 'settle_buffers', 'without_traces']
@@ -40,20 +43,32 @@ def settle_buffers(
 
     Returns:
         Traffic: The bytes moved.
+
+    Raises:
+        BadNumbers: On all workers, if statistics are not finite. With ``bad_numbers='drop'`` the mean of a norm's
+            recalibrated statistics is that over the workers whose are.
     """
     model, transport = engine.parts.model, engine.transport
     traffic = Traffic()
     if averaged:
+        mine = _what_is_bad(engine)
         settled = statistics_of(running_norms(model))
     else:
         norms = recalibrated_norms(model)
         reached = recalibrate(model, norms, batches, forward or model)
-        settled = _average_where_reached(norms, reached, transport, traffic)
+        mine = _what_is_bad(engine)
+        settled = _average_where_reached(norms, reached, bool(mine), engine, traffic)
     others = _buffers_except(model, settled)
     if others:
         message = _pack_bytes(others)
         traffic += transport.broadcast(message)
         _unpack_bytes(others, message)
+    if _what_is_bad(engine):  # the same on all workers by now
+        bad = {worker: complaints for worker, complaints in enumerate(tell_all(mine)) if complaints}
+        raise BadNumbers(
+            f'after round {engine.round - 1} the whole model would have running statistics that are not finite '
+            f'({in_words(bad)}). Training stops; the last checkpoint is the one to resume from'
+        )
     return traffic
 
 
@@ -104,17 +119,27 @@ def recalibrate(
 
 
 def _average_where_reached(
-    norms: Sequence[_NormBase], reached: Sequence[bool], transport: Transport, traffic: Traffic
+    norms: Sequence[_NormBase], reached: Sequence[bool], some_are_bad: bool, engine: Engine, traffic: Traffic
 ) -> list[Tensor]:
     """Average statistics over the workers that set them; return those that at least one worker set."""
     if not norms:
         return []
     statistics = [statistics_of([norm]) for norm in norms]
-    weights = torch.tensor(reached, dtype=torch.float32, device=statistics[0][0].device)
-    message = pack([weights] + [t * w for of_norm, w in zip(statistics, weights, strict=True) for t in of_norm])
-    traffic += transport.average([_in_place(message)])
+    counts = list(map(float, reached))
+    bad: list[int] = []
+    if engine.bad_rounds.drops and some_are_bad:
+        bad = [i for i, of_norm in enumerate(statistics) if reached[i] and what_is_bad(('', t) for t in of_norm)]
+        counts = [0.0 if i in bad else count for i, count in enumerate(counts)]
+    # a worker whose do not count sends zeros: NaN times 0 is NaN
+    values = [t * c if c else torch.zeros_like(t) for of, c in zip(statistics, counts, strict=True) for t in of]
+    device = statistics[0][0].device
+    head = [*counts, float(len(bad))] if engine.bad_rounds.drops else counts
+    message = pack([torch.tensor(head, dtype=torch.float32, device=device), *values])
+    traffic += engine.transport.average([_in_place(message)])
     share = message[: len(norms)].tolist()
-    pieces = iter(message[len(norms) :].split([t.numel() for of_norm in statistics for t in of_norm]))
+    if engine.bad_rounds.drops and message[len(norms)]:
+        _leave_out(norms, bad, engine)
+    pieces = iter(message[len(head) :].split([t.numel() for of_norm in statistics for t in of_norm]))
     settled = []
     for of_norm, seen in zip(statistics, share, strict=True):
         for tensor in of_norm:
@@ -123,6 +148,20 @@ def _average_where_reached(
                 tensor.copy_(piece / seen)
                 settled.append(tensor)
     return settled
+
+
+def _what_is_bad(engine: Engine) -> list[str]:
+    """Which running statistics of this worker are not finite, in words."""
+    norms = running_norms(engine.parts.model)
+    return [] if all_finite(statistics_of(norms)) else what_is_bad(named_statistics(norms, engine.parts.names()))
+
+
+def _leave_out(norms: Sequence[_NormBase], bad: Sequence[int], engine: Engine) -> None:
+    """Note whose recalibrated statistics do not count; called by all workers."""
+    names = engine.parts.names()
+    of_workers = tell_all([f'recalibrated statistics of {names[norms[i]]}, which are not finite' for i in bad])
+    left_out = {worker: complaints for worker, complaints in enumerate(of_workers) if complaints}
+    engine.bad_rounds.add(engine.round - 1, left_out)
 
 
 def _buffers_except(model: nn.Module, known: list[Tensor]) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from resist_mm.exchange.memory import empty_flat
 from resist_mm.models.flat_parameters import FlatParameters
 
-from .part import Part, Parts, statistics_of
+from .part import Part, Parts, named_statistics, statistics_of
 from .states import RunningStatistics, TravellingState, pack, unpack
 
 __all__ = ['MovingAverage', 'MovingStatistics']
@@ -81,6 +82,15 @@ class MovingAverage(TravellingState):
     def tensors(self, part: Part) -> list[Tensor]:
         """The flat storage of the shadow weights, on the device of the model."""
         return [] if part.flat is None else [self._flats[part].flat.to(part.flat.device)]
+
+    def checked(self, part: Part) -> list[Tensor]:
+        """The flat storage, wherever it is."""
+        return [] if part.flat is None else [self._flats[part].flat]
+
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """By parameter."""
+        for p in [] if part.flat is None else part.flat.params:
+            yield f'the moving average of {names[p]}', self._shadow_of[p]
 
     def get_ready(self, part: Part) -> None:
         """Allocate storage if the shadow is on another device; else what was received becomes its storage."""
@@ -154,6 +164,16 @@ class MovingStatistics(RunningStatistics):
         """All of them, packed; on the device of the model."""
         statistics = self._statistics(part)
         return [pack(statistics).to(statistics_of(part.norms)[0].device)] if statistics else []
+
+    def checked(self, part: Part) -> list[Tensor]:
+        """The statistics, unpacked."""
+        return self._statistics(part)
+
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """By norm."""
+        pairs = zip(named_statistics(part.norms, names), self._statistics(part), strict=True)
+        for (name, _), tensor in pairs:
+            yield f'the moving average of {name}', tensor
 
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
         """Unpack them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .agreement import tell_all
 from .part import Part
 from .states import TravellingState
 
@@ -95,10 +95,7 @@ class OptimizerState(TravellingState):
         if any(self._kinds.values()):
             return
         found = [_kinds_of(optimizer) for optimizer in self.optimizers]
-        of_workers: list[Any] = [found]
-        if dist.is_available() and dist.is_initialized():
-            of_workers = [None] * dist.get_world_size()
-            dist.all_gather_object(of_workers, found)
+        of_workers = tell_all(found)
         for i, optimizer in enumerate(self.optimizers):
             kinds: dict[str, StateKind] = {}
             for of_worker in of_workers:
@@ -134,6 +131,17 @@ class OptimizerState(TravellingState):
         if numbers:  # stacked, so that hundreds of step counts are one copy to the device
             packed[torch.tensor(places, device=packed.device)] = torch.stack(numbers).to(packed.device, dtype)
         return [packed]
+
+    def checked(self, part: Part) -> list[Tensor]:
+        """What the optimizers keep so far, unpacked."""
+        return [tensor for _, tensor in self.named_tensors(part, {})]
+
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """By key and parameter."""
+        for entry in self._entries(part):
+            value = self._state(entry).get(entry.kind.key)
+            if value is not None:
+                yield f'{entry.kind.key} of {names.get(entry.param, "a parameter")}', value
 
     def get_ready(self, part: Part) -> None:
         """Allocate state for parameters that have none yet."""

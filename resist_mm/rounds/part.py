@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from resist_mm.exchange.memory import empty_flat
 from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
 from resist_mm.models.partition import PartitionedStage, partitioned_stages
 
-__all__ = ['Part', 'Parts', 'running_norms', 'statistics_of']
+__all__ = ['Part', 'Parts', 'named_statistics', 'running_norms', 'statistics_of']
 
 
 class Part:
@@ -127,6 +128,13 @@ class Parts:
         """The device of the model."""
         return next(self.model.parameters()).device
 
+    def names(self) -> dict[Any, str]:
+        """The name of every parameter and module, for messages to the user."""
+        return {
+            **{p: name for name, p in self.model.named_parameters()},
+            **{module: name for name, module in self.model.named_modules()},
+        }
+
     def set_scale(self, scale: float) -> None:
         """Set the activation scale of the whole model."""
         for stage in self.stages:
@@ -215,6 +223,15 @@ def running_norms(model: nn.Module) -> list[_NormBase]:
 def statistics_of(norms: Iterable[_NormBase]) -> list[Tensor]:
     """The running means and variances of norms that are updating them now."""
     return [t for norm in _running(norms) for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+def named_statistics(norms: Iterable[_NormBase], names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+    """The same, each with its name; ``names`` has those of the norms."""
+    for norm in _running(norms):
+        for kind in ('running_mean', 'running_var'):
+            tensor = getattr(norm, kind)
+            if tensor is not None:
+                yield f'{names[norm]}.{kind}', tensor
 
 
 def _running(norms: Iterable[_NormBase]) -> list[_NormBase]:

@@ -8,6 +8,7 @@ from resist_mm.exchange.message import Payload
 from resist_mm.exchange.plan import ExchangePlan
 
 from .part import Part, Parts
+from .round_start import RoundStart
 from .states import TravellingState, Weights
 
 __all__ = ['StagedExchange']
@@ -28,6 +29,7 @@ class StagedExchange:
         exact (bool): Whether compression is off.
         changes_means (bool): Whether the protocol may change a mean; if so, a mean is staged even if it is the
             value of a single holder.
+        undone (RoundStart, optional): If this worker's round does not count: what it had before. Defaults to None.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class StagedExchange:
         states: Sequence[TravellingState],
         exact: bool,
         changes_means: bool,
+        undone: RoundStart | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
-        self.changes_means = changes_means
+        self.changes_means, self.undone = changes_means, undone
         device = parts.device
         self._payloads: dict[Part, list[list[Payload]]] = {}  # of a part: a list for each state
         try:
@@ -95,6 +98,8 @@ class StagedExchange:
 
     def commit(self) -> None:
         """Put all results in place; the old values are freed."""
+        if self.undone is not None:
+            self.undone.restore()
         for part, of_part in self._committed():
             if part.staged is not None:
                 self.parts.put(part, part.staged)
@@ -124,7 +129,7 @@ class StagedExchange:
         """Load what this worker sends or aggregates; allocate room for what it receives or averages."""
         for state, payloads in zip(self.states, self._of(part), strict=True):
             if part.block is None or part.block in self.plan.averaged:
-                state.load(part, payloads)
+                self._load(state, part, payloads)
                 if self.plan.old.num_workers > 1 or self._changes_mean(state):
                     state.make_room(part, payloads, averaged=True)
             else:
@@ -134,18 +139,25 @@ class StagedExchange:
         old, new = self.plan.old.holders(block), self.plan.new.holders(block)
         aggregates = self.plan.aggregators[block] == self.rank
         delivers = aggregates and any(holder != self.rank for holder in new)
-        if self.rank in old and (not aggregates or delivers or len(old) > 1 or self._changes_mean(state)):
-            state.load(part, payloads)
+        stages_value = self._changes_mean(state) or self.undone is not None
+        if self.rank in old and (not aggregates or delivers or len(old) > 1 or stages_value):
+            self._load(state, part, payloads)
         if (aggregates and len(old) > 1) or (not aggregates and self.rank in new):
             state.make_room(part, payloads, averaged=False)
         elif aggregates:
             # a single holder keeps its value, unless it decodes the message that it sends, as its receivers do
             decoded = delivers and self.rank in new and any(p.delivered.codec is not None for p in payloads)
-            if decoded or self._changes_mean(state):
+            if decoded or stages_value:
                 state.make_room(part, payloads, averaged=False)
                 for payload in payloads:
                     assert payload.staged is not None and payload.value is not None
                     payload.staged.copy_(payload.value)
+
+    def _load(self, state: TravellingState, part: Part, payloads: Sequence[Payload]) -> None:
+        if self.undone is None:
+            state.load(part, payloads)
+        else:
+            self.undone.load(state, part, payloads)
 
     def _changes_mean(self, state: TravellingState) -> bool:
         return self.changes_means and isinstance(state, Weights)

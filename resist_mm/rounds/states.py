@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from resist_mm.exchange.codec import Codec
 from resist_mm.exchange.memory import empty_flat
 from resist_mm.exchange.message import Form, Payload
 
-from .part import Part, statistics_of
+from .part import Part, named_statistics, statistics_of
 
 __all__ = ['RunningStatistics', 'TravellingState', 'Weights', 'pack', 'unpack']
 
@@ -44,6 +45,20 @@ class TravellingState:
         """The flat tensors of a part that this worker holds."""
         raise NotImplementedError
 
+    def checked(self, part: Part) -> list[Tensor]:
+        """What has to be finite of a part that this worker holds: the cheapest tensors that show it."""
+        return self.tensors(part)
+
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """The same, in pieces that a message to the user can name.
+
+        Args:
+            part (Part): The part.
+            names (Mapping): The name of every parameter and module of the model.
+        """
+        for tensor in self.checked(part):
+            yield type(self).__name__, tensor
+
     def get_ready(self, part: Part) -> None:
         """Allocate whatever :meth:`commit` needs, since that must not fail."""
 
@@ -75,9 +90,17 @@ class TravellingState:
         """
         return [Payload(numel, dtype, device) for numel, dtype in self.sizes(part)]
 
-    def load(self, part: Part, payloads: Sequence[Payload]) -> None:
-        """Set the values of the payloads of a part that this worker holds."""
-        for payload, tensor in zip(payloads, self.tensors(part), strict=True):
+    def load(self, part: Part, payloads: Sequence[Payload], instead: Sequence[Tensor] | None = None) -> None:
+        """Set the values of the payloads of a part that this worker holds.
+
+        Args:
+            part (Part): The part.
+            payloads (Sequence[Payload]): Its payloads.
+            instead (Sequence[Tensor], optional): What to load, in the form of :meth:`tensors`. Defaults to None:
+                what this worker has.
+        """
+        tensors = self.tensors(part) if instead is None else instead
+        for payload, tensor in zip(payloads, tensors, strict=True):
             payload.value = tensor
 
     def make_room(self, part: Part, payloads: Sequence[Payload], averaged: bool) -> None:
@@ -130,18 +153,24 @@ class Weights(TravellingState):
             payloads.append(Payload(numel - weights, part.flat.dtype, device))
         return payloads
 
-    def load(self, part: Part, payloads: Sequence[Payload]) -> None:
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """The parameters."""
+        for p in [] if part.flat is None else part.flat.params:
+            yield names[p], p
+
+    def load(self, part: Part, payloads: Sequence[Payload], instead: Sequence[Tensor] | None = None) -> None:
         """Views of the flat storage; in an exact exchange, what compression has left out is added."""
         if not payloads:
             return
-        (value,) = self.tensors(part)
+        (value,) = self.tensors(part) if instead is None else instead
         compressed = payloads[0].gathered.codec is not None
         if part.residual is not None:
             if compressed:
                 payloads[0].residual = part.residual
             else:
-                value = value.clone()
-                value[: part.residual.numel()] += part.residual
+                if instead is None:
+                    value = value.clone()
+                    value[: part.residual.numel()] += part.residual
                 payloads[0].staged_residual = torch.zeros_like(part.residual)
         _split(payloads, value, 'value')
 
@@ -185,6 +214,14 @@ class RunningStatistics(TravellingState):
         """All statistics, packed into one tensor."""
         statistics = statistics_of(part.norms)
         return [pack(statistics)] if statistics else []
+
+    def checked(self, part: Part) -> list[Tensor]:
+        """The statistics, unpacked."""
+        return statistics_of(part.norms)
+
+    def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
+        """By norm."""
+        return named_statistics(part.norms, names)
 
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
         """Unpack them into the norms."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +75,13 @@ def simulate_with_average(
     momentum: float,
     keep_momentum: bool = False,
     rate: Callable[[int], float] = lambda it: 1.0,
+    bad: Mapping[int, Collection[int]] | None = None,
 ) -> tuple[Weights, Weights]:
     """As :func:`simulate`, with a moving average of the weights.
 
     Args:
         rate: How much the weights after an iteration, counted from 0, count in their average.
+        bad: By round, the workers whose training in it does not count.
 
     Returns:
         The parameters of the whole model after the last round, and their average.
@@ -107,6 +109,10 @@ def simulate_with_average(
             trained.append((w, v, a))
         for name in weights:
             holders = range(num_workers) if _block_of(name) is None else assignment.holders(_block_of(name))
+            holders = [worker for worker in holders if worker not in (bad or {}).get(round_index, ())]
+            if not holders:  # they stay as they are
+                velocity[name] = torch.zeros_like(weights[name])
+                continue
             weights[name], velocity[name], averages[name] = (
                 torch.stack([trained[h][i][name] for h in holders]).mean(0) for i in range(3)
             )

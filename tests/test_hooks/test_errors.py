@@ -34,6 +34,10 @@ class PlainModel(ToyModel):
         (dict(momentum_restart_interval=0), r'Hook\.momentum_restart_interval .* got 0'),
         (dict(bn='batch'), r"Hook\.bn must be 'recalibrate' or 'average', got 'batch'"),
         (dict(bn_batches=-1), r'Hook\.bn_batches .* got -1'),
+        (dict(bad_numbers='ignore'), r"Hook\.bad_numbers must be 'stop' or 'drop', got 'ignore'"),
+        (dict(max_bad_rounds=0), r'Hook\.max_bad_rounds must be an integer of at least 1, got 0'),
+        (dict(max_loss_ratio=1), r'Hook\.max_loss_ratio must be None or a number above 1, got 1'),
+        (dict(max_loss_ratio='2'), r"Hook\.max_loss_ratio .* got '2'"),
     ],
 )
 def test_arguments_out_of_range(hook, arguments, message):

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .group_timeout import group_timeout
 from .mean import stage_mean
 from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
@@ -48,7 +49,7 @@ class Transport:
         self.ordered = 'nccl' in backend and self.num_workers > 1
         self._p2p_group: dist.ProcessGroup | None = None
         if self.ordered:
-            self._p2p_group = dist.new_group()
+            self._p2p_group = dist.new_group(timeout=group_timeout())
             token = torch.zeros(1, device=device)
             peers = [worker for worker in range(self.num_workers) if worker != self.rank]
             self._post(

@@ -20,6 +20,7 @@ from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
 from resist_mm.rounds.agreement import agree, digest
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
+from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
 from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter
@@ -59,9 +60,9 @@ class RoundHook(Hook):
       the weights, which doubles what is sent and staged: a worker keeps it of the blocks that it holds, and it is
       whole, and the same on all workers, when the model is. It is what is validated and saved, as with mmengine
       alone; :class:`HookedAverage` says what becomes of its buffers.
-    - If a worker dies in a round, the others find out at the next exchange, by
-      the timeout of the process group; everything trained since the last
-      checkpoint is lost.
+    - If a worker dies in a round, the others find out at the next exchange: at once, or by the timeout of the
+      process group if its machine is silent. They raise :class:`LostWorker`, which names it; everything trained
+      since the last checkpoint is lost.
     - Numbers that are not finite never get from one worker to the others, nor into a checkpoint: at every exchange
       the workers vote. Steps that a loss scaler skips (AMP) leave weights finite and are no bad numbers.
 
@@ -248,6 +249,7 @@ class RoundHook(Hook):
     def before_val(self, runner: Runner) -> None:
         """Make the model whole for evaluation."""
         self._make_whole(runner, 'validation')
+        enter('validation')
 
     def after_train(self, runner: Runner) -> None:
         """Make the model whole: it is the result of training."""
@@ -264,12 +266,14 @@ class RoundHook(Hook):
                 'a checkpoint would be saved inside a round, while the workers hold different blocks. Save '
                 "with mmengine's CheckpointHook, for which the round ends first, or after validation or training"
             )
+        enter('saving a checkpoint')
 
     def _make_whole(self, runner: Runner, reason: str) -> None:
         if self.engine is not None and not self.engine.in_sync:
             self._log.end_early(self.engine.round, self._iters_done, self.local_iters, reason)
             self._end_round(runner, whole=True)
 
+    @missing_workers_named()
     def _end_round(self, runner: Runner, whole: bool) -> None:
         assert self.engine is not None and self.engine.assignment is not None
         index, depth = self.engine.round, len(self.engine.assignment.blocks(self.engine.rank))
@@ -279,6 +283,7 @@ class RoundHook(Hook):
         if self.engine.rank in self.engine.bad_rounds.left_out:
             self._batches.clear()  # one of them may be what made the numbers bad
         if whole:
+            enter('running statistics of norms', index, waits=True)
             how = (self.engine, self.bn == 'average', list(self._batches), lambda batch: _forward(runner, batch))
             traffic += settle_buffers(*how)
             for average in self._averages:

@@ -21,6 +21,7 @@ from .protocols import RoundProtocol
 from .round_start import Remaining, RoundStart
 from .staging import StagedExchange
 from .states import RunningStatistics, TravellingState, Weights
+from .whereabouts import enter, missing_workers_named
 
 __all__ = ['Engine']
 
@@ -157,6 +158,7 @@ class Engine:
         """End the round with the whole model on every worker; do nothing if it is whole already."""
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
+    @missing_workers_named()
     def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
@@ -172,9 +174,11 @@ class Engine:
             RuntimeError: If no round is running.
             ExchangeRefused: If it failed on another worker; this worker keeps the values from before it.
             BadNumbers: On all workers, if numbers of one of them are bad, and ``bad_numbers`` says to stop then.
+            LostWorker: If another worker has ended or does not come; names it if it has not got here.
         """
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
+        enter('exchange', self.round, waits=True)
         travelling = self.protocol.travelling(self.states, self.round, whole)
         for state in travelling:
             state.prepare()
@@ -266,7 +270,9 @@ class Engine:
                 for state in self.states:
                     state.forget(part)
         if assignment is None:
+            enter(f'between rounds {self.round - 1} and {self.round}')
             return
+        enter('training', self.round)
         if self._keeps_reference:
             for part in self.parts.all:
                 part.remember()

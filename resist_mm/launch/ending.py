@@ -1,0 +1,40 @@
+"""How a run ends that fails: what is printed, and what the launcher learns."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
+
+__all__ = ['end_with', 'record_failures']
+
+OTHERS_WAIT_SEC = 20
+
+
+def record_failures(main: Callable[[], None]) -> Callable[[], None]:
+    """Have an error that ends ``main`` reported to torchrun; a decorator."""
+    return record(main) if 'TORCHELASTIC_ERROR_FILE' in os.environ else main
+
+
+def end_with(error: Exception) -> NoReturn:
+    """Exit with an error that the user can fix, printed once per machine and without a traceback.
+
+    For errors that occur on all workers of a machine. All but the first worker wait, so
+    that the launcher does not kill the first one before it has printed the error.
+    """
+    if _rank_on_this_machine() != 0:
+        time.sleep(OTHERS_WAIT_SEC)
+        sys.exit(1)
+    if 'TORCHELASTIC_ERROR_FILE' in os.environ:
+        get_error_handler().record_exception(error)
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+def _rank_on_this_machine() -> int:
+    # LOCAL_RANK comes from torchrun only if RANK is set too: the scripts also set it, for mmengine
+    names = ('LOCAL_RANK',) if 'RANK' in os.environ else ('SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

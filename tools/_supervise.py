@@ -40,26 +40,33 @@ def main() -> None:
         except SignalException as error:
             _end(f'stopped by {signal.Signals(error.sigval).name}')
         except Exception as error:
-            _end(f'the workers could not be started: {type(error).__name__}: {_first_line(str(error))}')
+            _end(f'torchrun: {type(error).__name__}: {_first_line(str(error))}')
 
 
 def cause(failures: dict[int, ProcessFailure]) -> str:
     """The failure that the others follow from, in a line.
 
-    torchrun takes the earliest one, but knows times only in whole seconds.
+    torchrun takes the earliest one, but it knows times only in whole seconds, and counts the workers that it has
+    stopped itself.
     """
-    by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
-    causes = [item for item in by_time if not _message(item[1]).startswith(CONSEQUENCES)]
-    rank, failure = (causes or by_time)[0]
+    first = min(failure.timestamp for failure in failures.values())
+    # workers that do not stop are killed 30 s later
+    early = [(rank, failure) for rank, failure in failures.items() if failure.timestamp < first + 20]
+    rank, failure = min(early, key=lambda item: (_remoteness(item[1]), item[1].timestamp))
     who = f'worker {rank} on {socket.gethostname()}'
     if failure.exitcode < 0:
         name = failure.signal_name()
-        hint = '; for SIGKILL, see whether memory ran out' if name == 'SIGKILL' else ''
+        hint = '; see whether memory ran out' if name == 'SIGKILL' else ''
         return f'{who} (process {failure.pid}) was ended by {name}{hint}'
     message = _message(failure)
-    return (
-        f'{who}: {_first_line(message)}' if message else f'{who} ended with status {failure.exitcode}'
-    )
+    return f'{who}: {_first_line(message)}' if message else f'{who} ended with status {failure.exitcode}'
+
+
+def _remoteness(failure: ProcessFailure) -> int:
+    """0 for a failure of its own, 1 if another worker is missing, 2 if torchrun stopped the worker therefore."""
+    if failure.exitcode == -signal.SIGTERM:
+        return 2
+    return int(_message(failure).startswith(CONSEQUENCES))
 
 
 def _message(failure: ProcessFailure) -> str:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
+from torch.distributed.elastic.multiprocessing.errors import record
 
 __all__ = ['end_with', 'record_failures']
 
 OTHERS_WAIT_SEC = 20
+ERROR_FILE = 'TORCHELASTIC_ERROR_FILE'
 
 
 def record_failures(main: Callable[[], None]) -> Callable[[], None]:
     """Have an error that ends ``main`` reported to torchrun; a decorator."""
-    return record(main) if 'TORCHELASTIC_ERROR_FILE' in os.environ else main
+    return record(main) if ERROR_FILE in os.environ else main
 
 
 def end_with(error: Exception) -> NoReturn:
@@ -29,9 +32,13 @@ def end_with(error: Exception) -> NoReturn:
     if _rank_on_this_machine() != 0:
         time.sleep(OTHERS_WAIT_SEC)
         sys.exit(1)
-    if 'TORCHELASTIC_ERROR_FILE' in os.environ:
-        get_error_handler().record_exception(error)
-    sys.exit(f'{type(error).__name__}: {error}')
+    text = f'{type(error).__name__}: {error}'
+    report = os.environ.get(ERROR_FILE)
+    if report is not None:
+        # as torchrun's record() does, but the traceback would appear in torchrun's own report
+        extra = dict(py_callstack=text, timestamp=str(int(time.time())))
+        Path(report).write_text(json.dumps(dict(message=dict(message=text, extraInfo=extra))))
+    sys.exit(text)
 
 
 def _rank_on_this_machine() -> int:

@@ -2,7 +2,7 @@
 
 Every worker notes its round and phase in the store of the process group, which takes microseconds and waits for
 nobody. Nothing is read until a collective operation has failed: then the others' notes tell who has not got there.
-``monitored_barrier`` would tell as well, but only gloo has it, and it makes all workers wait once more in each round.
+``monitored_barrier`` would tell as well, but only gloo has it, and it makes all workers wait once more in a round.
 
 A NCCL operation that times out is not an exception: NCCL's watchdog ends the process. There a timer says what is
 known shortly before. (Untested: it needs two GPUs.)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
+import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,58 @@ def test_a_killed_worker_is_replaced_and_the_run_continues(images: str, tmp_path
     expected = weights(tmp_path / 'again/iter_40.pth')
     for name, value in weights(tmp_path / 'run/iter_40.pth').items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_a_worker_that_does_not_come_is_named(images: str, tmp_path: Path):
+    path = config(tmp_path, 'hang')
+    env = dict(RESIST_MM_CIFAR10=images, DIST_TIMEOUT='4')
+    run = start_tool('dist_train.sh', path, 2, '--work-dir', tmp_path / 'run', **env)
+    assert run.returncode == 1
+    line = last_line(run.stdout)
+    assert line.startswith('Failed: worker 0 on '), run.stdout[-4000:]
+    assert 'round 5, exchange: worker 1 is missing, last seen: round 5, training.' in line
+    assert '4 s (env_cfg.dist_cfg.timeout)' in line
+
+
+def test_a_machine_that_is_lost_takes_its_workers_along_and_the_others_go_on(images: str, tmp_path: Path):
+    """Two launchers with a worker each; the second one is killed in the 27th iteration."""
+    path = config(tmp_path, 'kill launcher')
+    env = dict(
+        RESIST_MM_CIFAR10=images,
+        NNODES='1:2',
+        PORT=str(free_port()),
+        RDZV_CONF='last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3',
+    )
+    command = ('dist_train.sh', path, 1, '--work-dir', tmp_path / 'run')
+    with ThreadPoolExecutor() as pool:
+        stays = pool.submit(start_tool, *command, FAULTY='0', **env)
+        time.sleep(1)
+        lost = pool.submit(start_tool, *command, FAULTY='1', **env).result()
+        assert lost.returncode == -signal.SIGKILL
+        worker = int((tmp_path / 'mark').read_text())
+        assert not is_running(worker), 'an orphan'
+        run = stays.result()
+    assert run.returncode == 0, run.stdout[-8000:]
+    before, _, after = run.stdout.partition('Restarted: resuming from')
+    assert rounds_of(before) == [0, 1, 2, 3, 4]
+    assert re.findall(r'Round (\d+): depth (\d+) of 4 blocks', after) == [(str(i), '4') for i in range(4, 8)]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there within two seconds from now, and not only its exit status."""
+    until = time.monotonic() + 2
+    status = Path(f'/proc/{pid}/status')
+    while time.monotonic() < until:
+        try:
+            if 'State:\tZ' in status.read_text():
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        time.sleep(0.1)
+    return True

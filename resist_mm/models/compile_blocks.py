@@ -11,7 +11,8 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from .partition import gate_of, partitioned_stages
+from .block_gate import gate_of
+from .partition import partitioned_stages
 
 __all__ = ['compile_blocks']
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .partition import BlockGate, partitioned_stages
+from .block_gate import BlockGate
+from .partition import partitioned_stages
 
 __all__ = ['fold_scale']
 

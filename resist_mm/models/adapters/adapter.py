@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ['BlockAdapter', 'adapter_of', 'first_input', 'register_adapter']
+__all__ = ['BlockAdapter', 'activated_shortcut', 'adapter_of', 'first_input', 'register_adapter']
+
+IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Identity)  # activations for which f(f(x)) = f(x)
 
 
 class BlockAdapter:
@@ -86,6 +88,22 @@ def first_input(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor
         return args[0]
     parameters = list(inspect.signature(type(block).forward).parameters)
     return kwargs[parameters[1]]  # parameter 0 is self
+
+
+def activated_shortcut(activation: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+    """The output of a block ``activation(shortcut(x) + branch(x))`` without its residual branch.
+
+    Args:
+        activation (nn.Module): The block's; it may work in place.
+        x (Tensor): The input of the block, which came out of an activation of the same kind.
+        shortcut (Tensor): The output of the shortcut; ``x`` itself if that is the identity.
+
+    Returns:
+        Tensor: Of the same shape; ``x`` itself if the activation would not change it.
+    """
+    if shortcut is not x:
+        return activation(shortcut)
+    return x if isinstance(activation, IDEMPOTENT) else activation(x.clone())
 
 
 def _name(cls: type) -> str:

@@ -36,8 +36,8 @@ def fold_scale(model: nn.Module) -> int:
 
     Raises:
         ValueError: If it cannot be exact, naming the block: no weights are known to be at the end of its branch,
-            an activation follows them that does not pass a factor on, or they are normalised when they are used.
-            The model is unchanged then.
+            an activation follows them that does not pass a factor on, they are shared, or they are computed from
+            others. The model is unchanged then.
     """
     stages = list(partitioned_stages(model).values())
     if any(not stage.is_whole for stage in stages):
@@ -47,10 +47,14 @@ def fold_scale(model: nn.Module) -> int:
     gates = [gate for stage in stages if stage.scale != 1 for gate in stage.gates]
     for gate in gates:
         for weights in _absorbing(gate):
-            if sum(p is weights for p in used) != 1:
-                raise ValueError(
-                    f'{gate.name} shares the weights at the end of its branch, so they cannot be scaled'
+            uses = sum(p is weights for p in used)
+            if uses == 0:
+                raise _refusal(
+                    gate,
+                    'the weights at the end of its branch are computed from others (weight_norm, parametrize)',
                 )
+            if uses > 1:
+                raise _refusal(gate, 'it shares the weights at the end of its branch, so they cannot be scaled')
             folds.append((weights, gate.scale))
     for weights, scale in folds:
         weights.mul_(scale)

@@ -20,7 +20,7 @@ def blocks_to_partition(
     Args:
         container (nn.Module): Holds the blocks as children.
         first (int): Place of the first block to partition among the children.
-        stop (int, optional): Place behind the last one; None: all that follow.
+        stop (int, optional): Place after the last one; None: all that follow.
         name (str): What to call the container in errors.
         others (Collection[nn.Module]): Containers and blocks of chains that will be partitioned before this one.
 

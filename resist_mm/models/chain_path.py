@@ -19,7 +19,7 @@ class ChainPath(NamedTuple):
     Attributes:
         name: The module whose children are the blocks; empty: the model itself.
         first: Place of the first partitioned block; None: the start.
-        stop: Place behind the last one; None: the end.
+        stop: Place after the last one; None: the end.
     """
 
     name: str
@@ -28,7 +28,7 @@ class ChainPath(NamedTuple):
 
     @classmethod
     def parse(cls, path: str) -> ChainPath:
-        """Read a path; without a slice all blocks but the first one are meant.
+        """Read a path; without a slice it means all blocks but the first.
 
         Raises:
             ValueError: If it is not a path.
@@ -47,7 +47,7 @@ class ChainPath(NamedTuple):
         """Find the module.
 
         Raises:
-            ValueError: If the model has none of that name; the nearest ones are named.
+            ValueError: If the model has no module of that name; the message suggests similar ones.
         """
         modules = dict(model.named_modules())
         if self.name in modules:
@@ -60,7 +60,7 @@ class ChainPath(NamedTuple):
         )
 
     def bounds(self, container: nn.Module) -> tuple[int, int | None]:
-        """The places of the first partitioned block and behind the last, counted from the start; None: the end."""
+        """The places of the first partitioned block and after the last, counted from the start; None: the end."""
         count = len(list(container.children()))
         first, stop = (end if end is None or end >= 0 else max(end + count, 0) for end in (self.first, self.stop))
         return first or 0, stop

@@ -19,24 +19,25 @@ __all__ = ['PartitionedStage', 'partition', 'partitioned_stages']
 class PartitionedStage:
     """A chain of residual blocks that are dealt out to workers (Sec. 2.2).
 
-    The blocks stay where they are in the model, and parameters keep their names. A dropped block is its
-    shortcut: it computes nothing and its residual branch has no storage, no gradient; its small BatchNorm
-    buffers stay. Parameters that do not require a gradient stay as well: they never change.
+    The blocks stay where they are in the model, and parameters keep their names. Of a dropped block only the
+    shortcut is computed, and its residual branch has neither storage nor gradients; its BatchNorm buffers, which
+    are small, stay. So do parameters that do not require a gradient, since they never change.
 
-    The stage is either the whole model's, then every block is there and the residual branches of the partitioned
-    blocks are multiplied by the buffer ``scale`` of the container (Sec. 2.6, "Scaling activations"), or a
-    sub-ResNet's, then the factor is 1. A new stage is whole and its ``scale`` 1: a plain one.
+    The stage belongs either to the whole model or to a sub-ResNet. In the whole model every block is there, and
+    the residual branches of the partitioned blocks are multiplied by the container's buffer ``scale`` (Sec. 2.6,
+    "Scaling activations"); in a sub-ResNet the factor is 1. A new stage is whole and has the scale 1, so that it
+    computes what it did before.
 
     Args:
         container (nn.Module): Holds the blocks as children; gets the buffer ``scale``.
         first (int): Place of the first partitioned block among the children. The paper shares the first one of a
             stage (Fig. 6). Defaults to 1.
-        stop (int, optional): Place behind the last one. Defaults to None: all that follow.
+        stop (int, optional): Place after the last one. Defaults to None: all that follow.
         name (str): What to call the container in errors. Defaults to 'the stage'.
 
     Raises:
-        ValueError: If no block is left to partition, one cannot be, or the container has a partitioned stage
-            already.
+        ValueError: If there is no block to partition, a block cannot be partitioned, or the container has a
+            partitioned stage already.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class PartitionedStage:
         return frozenset(number for number, gate in enumerate(self.gates) if gate.present)
 
     def block_parameters(self, number: int) -> list[nn.Parameter]:
-        """The trainable parameters that a block's holder alone has."""
+        """The trainable parameters of a block that only its holders have."""
         shared = {id(p) for module in self._shared(number) for p in module.parameters()}
         block = self.partitioned_blocks[number]
         return [p for p in block.parameters() if p.requires_grad and id(p) not in shared]
@@ -199,7 +200,7 @@ def partition(model: nn.Module, stages: str | Sequence[str]) -> list[Partitioned
 def partitioned_stages(model: nn.Module) -> dict[str, PartitionedStage]:
     """The partitioned stages of a model by the names of their containers, in the model's order.
 
-    Blocks of several stages are numbered through in this order and dealt jointly.
+    The blocks of all stages are numbered consecutively in this order and dealt out together.
     """
     found = ((name, getattr(m, 'partitioned_stage', None)) for name, m in model.named_modules())
     return {name: stage for name, stage in found if isinstance(stage, PartitionedStage)}

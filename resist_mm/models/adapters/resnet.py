@@ -39,7 +39,7 @@ class _ResNetAdapter(BlockAdapter):
     'mmdet.models.backbones.resnest.Bottleneck',
 )
 class MMDetResNetAdapter(_ResNetAdapter):
-    """mmdet's blocks: the branch ends at the last norm, or at the plugins behind it."""
+    """mmdet's blocks: the branch ends at the last norm, or at the plugins after it."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``norm2`` of a basic block; of a bottleneck ``norm3`` or the last plugin after it."""

@@ -107,5 +107,7 @@ def check_has_blocks(model: nn.Module, hook_name: str) -> None:
     if not partitioned_stages(model):
         raise ValueError(
             f'{hook_name} deals out the blocks of a partitioned stage, but the model has none: use '
-            "type='resist_mm.PartitionableResNet' or 'resist_mm.PreActResNet' for model.backbone"
+            "type='resist_mm.PartitionableResNet' or 'resist_mm.PreActResNet' for model.backbone, or for another "
+            "backbone dict(type='resist_mm.Partitioned', model='mmdet.ResNeXt', stages='layer3', ...), or let the "
+            'option --resist of tools/train.py and tools/dist_train.sh choose the stages'
         )

@@ -21,7 +21,8 @@ class ResISTHook(RoundHook):
     Dun et al., "ResIST: Layer-Wise Decomposition of ResNets for Distributed
     Training", UAI 2022, arXiv:2107.00961, Algorithm 1. The model needs a
     partitioned stage: a backbone ``resist_mm.PartitionableResNet`` or
-    ``resist_mm.PreActResNet``.
+    ``resist_mm.PreActResNet``, or any model built by ``resist_mm.Partitioned``,
+    which the option ``--resist`` of ``tools/train.py`` puts into a config.
 
     Args:
         min_blocks (int, optional): Minimum number of partitioned blocks of a worker;

@@ -10,16 +10,16 @@ from torch import nn
 
 __all__ = ['ChainPath']
 
-PATTERN = re.compile(r'^(?P<name>[^\[\]]+)(\[(?P<first>-?\d*):(?P<stop>-?\d*)\])?$')
+PATTERN = re.compile(r'(?P<name>[^\[\]]*)(\[(?P<first>(-?\d+)?):(?P<stop>(-?\d+)?)\])?')
 
 
 class ChainPath(NamedTuple):
     """The path of a chain.
 
     Attributes:
-        name: The module whose children are the blocks.
+        name: The module whose children are the blocks; empty: the model itself.
         first: Place of the first partitioned block; None: the start.
-        stop: Place behind the last one; None: the end.
+        stop: Place after the last one; None: the end.
     """
 
     name: str
@@ -28,15 +28,16 @@ class ChainPath(NamedTuple):
 
     @classmethod
     def parse(cls, path: str) -> ChainPath:
-        """Read a path; without a slice all blocks but the first one are meant.
+        """Read a path; without a slice it means all blocks but the first.
 
         Raises:
-            ValueError: If it is no path.
+            ValueError: If it is not a path.
         """
-        found = PATTERN.match(path) if isinstance(path, str) else None
+        found = PATTERN.fullmatch(path) if isinstance(path, str) and path else None
         if found is None:
             raise ValueError(
-                f'stages must be paths such as "backbone.layer3" or "backbone.layer3[1:]", got {path!r}'
+                'stages must be paths such as "backbone.layer3" or "backbone.layer3[1:]", or "[1:]" if the model '
+                f'itself is the chain, got {path!r}'
             )
         if found['first'] is None:
             return cls(found['name'], 1, None)
@@ -46,7 +47,7 @@ class ChainPath(NamedTuple):
         """Find the module.
 
         Raises:
-            ValueError: If the model has none of that name; the nearest ones are named.
+            ValueError: If the model has no module of that name; the message suggests similar ones.
         """
         modules = dict(model.named_modules())
         if self.name in modules:
@@ -58,7 +59,8 @@ class ChainPath(NamedTuple):
             f'the nearest are {near}'
         )
 
-    def bounds(self, container: nn.Module) -> tuple[int, int]:
-        """The places of the first partitioned block and behind the last, counted from the start."""
-        first, stop, _ = slice(self.first, self.stop).indices(len(list(container.children())))
-        return first, stop
+    def bounds(self, container: nn.Module) -> tuple[int, int | None]:
+        """The places of the first partitioned block and after the last, counted from the start; None: the end."""
+        count = len(list(container.children()))
+        first, stop = (end if end is None or end >= 0 else max(end + count, 0) for end in (self.first, self.stop))
+        return first or 0, stop

@@ -11,7 +11,8 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from .partition import gate_of, partitioned_stages
+from .block_gate import gate_of
+from .partition import partitioned_stages
 
 __all__ = ['compile_blocks']
 
@@ -19,33 +20,34 @@ __all__ = ['compile_blocks']
 def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
     """Compile the residual blocks of a model instead of its whole ``train_step``.
 
-    What mmengine's config key ``compile`` comes to in a run in rounds. A sub-ResNet
-    is another network in every round: compiled as a whole, it would be compiled anew
-    each time, until torch gives up at ``torch._dynamo.config.recompile_limit`` (8).
-    Its blocks stay the same, and which of them run is decided outside of them.
+    This is how mmengine's config key ``compile`` is implemented for training in rounds.
+    The sub-ResNet is a different network in every round: compiled as a whole, it would
+    be recompiled each time, until torch gives up at
+    ``torch._dynamo.config.recompile_limit`` (8). Its blocks stay the same, and which of
+    them run is decided outside of them.
 
-    Compiled are the blocks of every stage, partitioned or not, of backbones that list
+    This compiles the blocks of every stage, partitioned or not, of backbones that list
     their stages in ``res_layers`` (mmdet's ResNets and ``PreActResNet``), and those of
-    any other partitioned chain. All else stays as it is: stem, neck, head, loss,
-    optimizer. So does whatever runs without gradients, that is, validation and the
+    any other partitioned chain. Everything else runs as before: stem, neck, head, loss
+    and optimizer, and all that runs without gradients, that is, validation and the
     recalibration of BatchNorm.
 
-    The blocks of a stage behind its first are alike and share their graphs: one
+    All blocks of a stage except the first are alike and share their graphs: one
     for the scaled residual branches of the whole model, if that is trained (a warm-up,
-    local SGD), and one for sub-ResNets. The first block of a stage needs one. Another
-    shape of the input, such as a smaller last batch, adds one to each, for any shape
-    thereafter. Dropping and regaining blocks adds none: parameters are inputs of a
-    graph, not part of it.
+    local SGD), and one for sub-ResNets. The first block of a stage needs one of its
+    own. A second input shape, such as that of a smaller last batch, adds one more to
+    each, which then serves any shape. Dropping and regaining blocks adds none:
+    parameters are inputs of a graph, not part of it.
 
-    Names of parameters do not change, nor what is saved, copied or pickled: such a
-    copy is not compiled.
+    Parameter names do not change, nor does what is saved, copied or pickled; copies
+    are not compiled.
 
     Args:
         model (nn.Module): The model, or its wrapper, as the Runner holds it. The
-            ``train_step`` that mmengine has compiled, but not yet run, is set back.
+            ``train_step`` that mmengine has compiled, but not yet run, is restored.
         compile_cfg (bool or dict, optional): True, or arguments of ``torch.compile``;
-            None or False: nothing is done. ``mode='reduce-overhead'`` makes little
-            sense: CUDA graphs are recorded again wherever parameters have moved.
+            with None or False nothing is done. ``mode='reduce-overhead'`` makes
+            little sense: CUDA graphs are recorded again whenever parameters have moved.
 
     Returns:
         int: Number of blocks compiled.
@@ -67,7 +69,7 @@ def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
             call = _TrainingCall(run, entries[kind])
             if gate is None and block._compiled_call_impl is None:
                 block._compiled_call_impl = partial(call, block)
-            elif gate is not None and gate.compiled is None:  # behind the gate: whether it runs is decided outside
+            elif gate is not None and gate.compiled is None:  # inside the gate, which decides whether it runs
                 gate.compiled = call
             num_blocks += 1
     if num_blocks:
@@ -79,10 +81,10 @@ def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
 
 
 class _TrainingCall:
-    """Calls a block, compiled if gradients are wanted.
+    """Calls a block, in compiled form if gradients are enabled.
 
-    Recalibration makes BatchNorm's factor depend on the count of batches, which would
-    be a graph for each, and evaluation has shapes of its own.
+    During recalibration the averaging factor of BatchNorm changes with each batch, and
+    each value would need a graph; evaluation has input shapes of its own.
     """
 
     def __init__(self, run: Callable, compiled: Callable) -> None:
@@ -119,10 +121,10 @@ def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _entry(run: Callable, name: str) -> Callable:
     """A function that runs a block as ``run`` does, with a code object of its own.
 
-    Torch keeps graphs by code object. ``nn.Module.compile`` would leave all blocks of the
-    model one and the same: they would share the limit of recompilations, widths of
+    Torch caches graphs by code object. With ``nn.Module.compile`` all blocks of the model
+    would have the same one: they would share the recompilation limit, the widths of
     different stages would be taken for one dynamic size, and, as torch does not guard
-    on the absence of hooks, the first block of a stage could lend its graph without the
-    activation scale to the others.
+    on the absence of hooks, the graph of a stage's first block, which has no activation
+    scale, could be reused for the others.
     """
     return FunctionType(run.__code__.replace(co_name=name, co_qualname=name), run.__globals__, name)

@@ -19,12 +19,12 @@ class FlatParameters:
     The ``nn.Parameter`` objects stay the same, so optimizers, schedulers and the
     state dict notice nothing; they become views of ``flat``. What is sent or
     received over the network is ``flat`` itself: nothing is packed. The storage
-    can be given up and taken back (the parameters are then empty tensors), which
-    is how a dropped block comes to cost no memory.
+    can be released, which leaves the parameters empty, and allocated again, so that
+    a dropped block takes no memory.
 
-    Strides are kept, so that parameters in ``channels_last`` stay in it. Weights of
-    convolutions and linear layers come first, ``num_weights`` numbers in all, then
-    the few of norms and biases, which codecs leave alone.
+    Strides are kept, so that parameters in ``channels_last`` stay in that format. The
+    weights of convolutions and linear layers come first, ``num_weights`` numbers in all,
+    then the few of norms and biases, which codecs leave alone.
 
     Args:
         params (Iterable[nn.Parameter]): At least one, all of one dtype and on one
@@ -58,8 +58,8 @@ class FlatParameters:
     def flat(self) -> Tensor:
         """The storage, of shape (numel,).
 
-        If something replaced the data of parameters meanwhile (a cast, a move to
-        another device), their values are copied back into one tensor first.
+        If the data of parameters has been replaced in the meantime (by a cast or a move
+        to another device), their values are first copied into one tensor again.
 
         Raises:
             RuntimeError: If the storage has been released.
@@ -82,18 +82,18 @@ class FlatParameters:
         return self.params[0].device
 
     def layouts(self) -> list[tuple[nn.Parameter, torch.Size, tuple[int, ...]]]:
-        """The parameters with the shape and the strides that they have when held."""
+        """The parameters, each with the shape and strides that it has while held."""
         return [(p, size, stride) for p, (size, stride, _) in zip(self.params, self._layouts, strict=True)]
 
     def release(self) -> None:
-        """Give up the storage: parameters become empty and lose their gradients."""
+        """Release the storage: the parameters become empty and lose their gradients."""
         self._flat = None
         for p in self.params:
             p.data = torch.empty(0, dtype=p.dtype, device=p.device)
             p.grad = None
 
     def allocate(self) -> Tensor:
-        """Take back storage, with undefined values, and return it.
+        """Allocate new storage, with undefined values, and return it.
 
         Raises:
             RuntimeError: If the storage is still there.
@@ -103,10 +103,10 @@ class FlatParameters:
         return self.replace(self._new_storage())
 
     def replace(self, storage: Tensor) -> Tensor:
-        """Take other storage, with the values in it; the old one, if there is one, is let go.
+        """Switch to other storage and the values in it; the old storage, if any, is released.
 
         Args:
-            storage (Tensor): Shape (numel,), of the dtype and on the device of the parameters.
+            storage (Tensor): Of shape (numel,), with the dtype and device of the parameters.
 
         Returns:
             Tensor: The new storage.

@@ -1,4 +1,4 @@
-"""The activation scale as a part of ordinary weights, for use without this package."""
+"""Folds the activation scale into ordinary weights, for use without this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .partition import BlockGate, partitioned_stages
+from .block_gate import BlockGate
+from .partition import partitioned_stages
 
 __all__ = ['fold_scale']
 
@@ -23,20 +24,20 @@ HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)  # f(s x) = s f(x) for s > 0
 def fold_scale(model: nn.Module) -> int:
     """Multiply the last weights of each partitioned residual branch by the scale, in place, and make the scale 1.
 
-    What absorbs it is the weight and bias of the branch's last norm, or of its last convolution or linear layer,
-    or a layer scale. The model computes the same afterwards: to the last bit if the scale is a power of two, else
-    to rounding.
+    The scale goes into the weight and bias of the branch's last norm, or of its last convolution or linear layer,
+    or into a layer scale. The model computes the same as before: bit by bit if the scale is a power of two,
+    otherwise up to rounding.
 
     Args:
         model (nn.Module): A whole model.
 
     Returns:
-        int: Number of blocks that were changed.
+        int: Number of blocks whose weights were scaled.
 
     Raises:
-        ValueError: If it cannot be exact, naming the block: no weights are known to be at the end of its branch,
-            an activation follows them that does not pass a factor on, or they are normalised when they are used.
-            The model is unchanged then.
+        ValueError: If this would not be exact, naming the block: no weights are known at the end of its branch,
+            an activation follows them that does not pass a factor on, they are shared, or they are computed from
+            others. The model is unchanged then.
     """
     stages = list(partitioned_stages(model).values())
     if any(not stage.is_whole for stage in stages):
@@ -46,10 +47,14 @@ def fold_scale(model: nn.Module) -> int:
     gates = [gate for stage in stages if stage.scale != 1 for gate in stage.gates]
     for gate in gates:
         for weights in _absorbing(gate):
-            if sum(p is weights for p in used) != 1:
-                raise ValueError(
-                    f'{gate.name} shares the weights at the end of its branch, so they cannot be scaled'
+            uses = sum(p is weights for p in used)
+            if uses == 0:
+                raise _refusal(
+                    gate,
+                    'the weights at the end of its branch are computed from others (weight_norm, parametrize)',
                 )
+            if uses > 1:
+                raise _refusal(gate, 'it shares the weights at the end of its branch, so they cannot be scaled')
             folds.append((weights, gate.scale))
     for weights, scale in folds:
         weights.mul_(scale)
@@ -62,7 +67,7 @@ def _absorbing(gate: BlockGate) -> Iterator[Tensor]:
     """The parameters to multiply."""
     outputs = gate.adapter.branch_outputs(gate.block)
     if not outputs:
-        raise _refusal(gate, 'the whole block is scaled, not the end of a branch that is known')
+        raise _refusal(gate, 'the whole block is scaled, since no adapter knows where its branch ends')
     for output in outputs:
         if isinstance(output, nn.Parameter):
             yield output
@@ -78,13 +83,13 @@ def _absorbing(gate: BlockGate) -> Iterator[Tensor]:
 
 
 def _computes_plainly(module: nn.Module) -> bool:
-    """Whether it is linear in its weights: a subclass may standardise them first."""
+    """Whether its output is linear in its weights: a subclass may standardise them first."""
     owner = next(cls for cls in type(module).__mro__ if 'forward' in vars(cls))
     return owner.__module__.startswith(('torch.nn.', 'mmcv.cnn.bricks.wrappers'))
 
 
 def _last_with_weights(gate: BlockGate, module: nn.Module) -> nn.Module:
-    """Go back from the end of a branch to the last module with weights, through what passes a factor on."""
+    """Go back from the end of a branch to the last module with weights, past modules that pass a factor on."""
     if isinstance(module, nn.Sequential):
         children: list[nn.Module] = list(module.children())
     elif hasattr(module, 'with_activation'):  # mmcv's ConvModule

@@ -2,129 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .adapters import adapter_of, first_input
+from .block_gate import BlockGate
+from .chain_checks import blocks_to_partition
 from .chain_path import ChainPath
 from .flat_parameters import FlatParameters
 
-__all__ = ['BlockGate', 'PartitionedStage', 'gate_of', 'partition', 'partitioned_stages']
-
-
-class BlockGate:
-    """Stands before a partitioned block's own ``forward``, and decides whether it is run.
-
-    Whatever calls the block, a container, a loop over a ModuleList, a method, with whatever arguments: it gets
-    the block's output, or that of its shortcut if the block is dropped.
-
-    Attributes:
-        present: Whether the block is there.
-        scaled: Whether its residual branches are multiplied by the activation scale.
-        compiled: What to call instead of the block's own ``forward``; copies do not have it.
-    """
-
-    # read where torch.compile traces, so plain bools: a set of blocks would be a graph for each of its values
-    present = True
-    scaled = True
-    compiled: Callable | None = None
-
-    def __init__(self, block: nn.Module, container: nn.Module, name: str) -> None:
-        self.block, self.container, self.name = block, container, name
-        self.adapter = adapter_of(block)
-        self._ends: list[nn.Module] = []
-        self._hook_ends()
-        self.generic = not self._ends
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the block, or its shortcut."""
-        if not self.present:
-            return self.adapter.skip(self.block, *args, **kwargs)
-        if self.scaled:
-            self._hook_ends()
-        run = type(self.block).forward if self.compiled is None else self.compiled
-        if not self.generic:
-            return run(self.block, *args, **kwargs)
-        x = first_input(self.block, args, kwargs)
-        if self.scaled and isinstance(x, Tensor):
-            x = x.clone()  # the block may change it in place
-        return self._blend(x, run(self.block, *args, **kwargs))
-
-    @property
-    def scale(self) -> Tensor:
-        """The activation scale of the whole model, one number."""
-        return cast(Tensor, self.container.scale)
-
-    def _hook_ends(self) -> None:
-        # again at each call: fusing norms into convolutions, for one, puts other modules in their places
-        ends = self.adapter.residual_ends(self.block)
-        for end in ends:
-            if not any(end is known for known in self._ends):
-                end.register_forward_hook(self._scale)
-        self._ends = ends
-
-    def _scale(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        return output * self.scale if self.scaled else None
-
-    def _blend(self, x: Any, out: Any) -> Tensor:
-        if not (isinstance(x, Tensor) and isinstance(out, Tensor) and x.shape == out.shape):
-            raise ValueError(
-                f'{self.name} ({type(self.block).__name__}) cannot be partitioned: it maps {_form(x)} to '
-                f'{_form(out)}, so that nothing could take its place where it is dropped. Choose a chain of '
-                'blocks that keep the shape, or leave this one out, as in stages=["backbone.layer3[1:]"]'
-            )
-        return x + self.scale * (out - x) if self.scaled else out
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != 'compiled'}
+__all__ = ['PartitionedStage', 'partition', 'partitioned_stages']
 
 
 class PartitionedStage:
     """A chain of residual blocks that are dealt out to workers (Sec. 2.2).
 
-    The blocks stay where they are in the model, and parameters keep their names. A dropped block is its
-    shortcut: it computes nothing and its residual branch has no storage, no gradient; its small BatchNorm
-    buffers stay. Parameters that do not require a gradient stay as well: they never change.
+    The blocks stay where they are in the model, and parameters keep their names. Of a dropped block only the
+    shortcut is computed, and its residual branch has neither storage nor gradients; its BatchNorm buffers, which
+    are small, stay. So do parameters that do not require a gradient, since they never change.
 
-    The stage is either the whole model's, then every block is there and the residual branches of the partitioned
-    blocks are multiplied by the buffer ``scale`` of the container (Sec. 2.6, "Scaling activations"), or a
-    sub-ResNet's, then the factor is 1. A new stage is whole and its ``scale`` 1: a plain one.
+    The stage belongs either to the whole model or to a sub-ResNet. In the whole model every block is there, and
+    the residual branches of the partitioned blocks are multiplied by the container's buffer ``scale`` (Sec. 2.6,
+    "Scaling activations"); in a sub-ResNet the factor is 1. A new stage is whole and has the scale 1, so that it
+    computes what it did before.
 
     Args:
         container (nn.Module): Holds the blocks as children; gets the buffer ``scale``.
         first (int): Place of the first partitioned block among the children. The paper shares the first one of a
             stage (Fig. 6). Defaults to 1.
-        stop (int, optional): Place behind the last one. Defaults to None: all that follow.
+        stop (int, optional): Place after the last one. Defaults to None: all that follow.
         name (str): What to call the container in errors. Defaults to 'the stage'.
 
     Raises:
-        ValueError: If no block is left to partition, one cannot be, or the container has a partitioned stage
-            already.
+        ValueError: If there is no block to partition, a block cannot be partitioned, or the container has a
+            partitioned stage already.
     """
 
     def __init__(
         self, container: nn.Module, first: int = 1, stop: int | None = None, name: str = 'the stage'
     ) -> None:
-        children = list(container.children())
-        blocks = children[first:stop]
-        if not blocks and first < len(children):
-            raise ValueError(f'{name}[{first}:{stop}] has no block')
-        if not blocks:
-            raise ValueError(
-                f'a partitioned stage needs at least {first + 1} blocks, got {len(children)}: '
-                'its first block is shared by all workers. Choose a deeper network or another stage'
-            )
-        if hasattr(container, 'scale') or hasattr(container, 'partitioned_stage'):
-            raise ValueError(f'{name} is partitioned already, or has an attribute `scale` of its own')
-        for place, block in enumerate(blocks, start=first):
-            if gate_of(block) is not None:
-                raise ValueError(f'{name}[{place}] is partitioned already, as part of another chain')
-            refusal = adapter_of(block).refusal(block)
-            if refusal is not None:
-                raise ValueError(f'{name}[{place}] ({type(block).__name__}) cannot be partitioned: {refusal}')
+        blocks = blocks_to_partition(container, first, stop, name)
         self.container = container
         self.partitioned_blocks = blocks
         self.name = name
@@ -159,7 +78,7 @@ class PartitionedStage:
         return frozenset(number for number, gate in enumerate(self.gates) if gate.present)
 
     def block_parameters(self, number: int) -> list[nn.Parameter]:
-        """The trainable parameters that a block's holder alone has."""
+        """The trainable parameters of a block that only its holders have."""
         shared = {id(p) for module in self._shared(number) for p in module.parameters()}
         block = self.partitioned_blocks[number]
         return [p for p in block.parameters() if p.requires_grad and id(p) not in shared]
@@ -173,16 +92,19 @@ class PartitionedStage:
         """A block's trainable parameters as one flat tensor, made at the first call.
 
         Raises:
-            ValueError: If the block has no trainable parameters.
+            ValueError: If the block has no trainable parameters, or they differ in dtype or device.
         """
         if number not in self._flats:
-            params = self.block_parameters(number)
+            params, label = self.block_parameters(number), self.gates[number].label
             if not params:
                 raise ValueError(
-                    f'partitioned block {number} has no trainable parameters: '
-                    'do not freeze a partitioned stage (frozen_stages)'
+                    f'{label} has no trainable parameters: do not freeze a partitioned stage (frozen_stages), and '
+                    'leave blocks without parameters out of the chain'
                 )
-            self._flats[number] = FlatParameters(params)
+            try:
+                self._flats[number] = FlatParameters(params)
+            except ValueError as error:
+                raise ValueError(f'{label} cannot be handed from worker to worker: {error}') from None
         return self._flats[number]
 
     def hold(self, numbers: Collection[int]) -> None:
@@ -235,18 +157,24 @@ class PartitionedStage:
 
 
 def partition(model: nn.Module, stages: str | Sequence[str]) -> list[PartitionedStage]:
-    """Partition chains of residual blocks of a model, in place.
+    """Partition chains of residual blocks of a model, in place: all of them, or none if one is refused.
+
+    A block that no adapter knows has to keep the shape of its input, which shows only when it is run: the first
+    call of a model that holds the block raises a ValueError, but where it is dropped, its input is passed on as
+    its output, whatever its shape. So run the whole model on an example before the first round; the hooks do.
 
     Args:
         model (nn.Module): Any model. Its parameters keep their names; each chain gets a buffer ``scale``.
         stages (str or Sequence[str]): Paths of the chains, such as ``'backbone.layer3'``: all children but the
             first are partitioned, as in the paper; or with a slice that says which, as ``'encoder.layers[2:]'``.
+            A slice alone, ``'[1:]'``, means the children of the model itself.
 
     Returns:
         list[PartitionedStage]: The stages, in the order of ``stages``.
 
     Raises:
-        ValueError: If a path does not exist, a chain is too short or a block cannot be partitioned.
+        ValueError: If a path does not exist, a chain has no block to partition or a block cannot be partitioned.
+            The model is unchanged then.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -255,29 +183,27 @@ def partition(model: nn.Module, stages: str | Sequence[str]) -> list[Partitioned
         >>> stage.num_partitioned
         1
     """
-    if not stages:
+    paths = [ChainPath.parse(path) for path in ([stages] if isinstance(stages, str) else stages or ())]
+    if not paths:
         raise ValueError('stages must name at least one chain of residual blocks, such as "backbone.layer3"')
-    paths = [ChainPath.parse(path) for path in ([stages] if isinstance(stages, str) else stages)]
     containers = [path.container(model) for path in paths]
-    return [
-        PartitionedStage(container, *path.bounds(container), name=path.name)
+    chains = [
+        (container, *path.bounds(container), path.name or 'the model')
         for path, container in zip(paths, containers, strict=True)
     ]
+    others: set[nn.Module] = set()
+    for container, first, stop, name in chains:  # all of them before anything is changed
+        others.update([container, *blocks_to_partition(container, first, stop, name, others)])
+    return [PartitionedStage(*chain) for chain in chains]
 
 
 def partitioned_stages(model: nn.Module) -> dict[str, PartitionedStage]:
     """The partitioned stages of a model by the names of their containers, in the model's order.
 
-    Blocks of several stages are numbered through in this order and dealt jointly.
+    The blocks of all stages are numbered consecutively in this order and dealt out together.
     """
     found = ((name, getattr(m, 'partitioned_stage', None)) for name, m in model.named_modules())
     return {name: stage for name, stage in found if isinstance(stage, PartitionedStage)}
-
-
-def gate_of(block: nn.Module) -> BlockGate | None:
-    """The gate of a partitioned block; None: it is none."""
-    gate = vars(block).get('forward')
-    return gate if isinstance(gate, BlockGate) else None
 
 
 def _plain_weights_are_not_scaled(
@@ -286,7 +212,3 @@ def _plain_weights_are_not_scaled(
     # the weights of a plain model have no scale, which means 1; those of another part say nothing about it
     if any(key.startswith(prefix) for key in state_dict):
         state_dict.setdefault(f'{prefix}scale', torch.ones_like(container.scale))  # type: ignore[arg-type]
-
-
-def _form(value: Any) -> str:
-    return f'shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'

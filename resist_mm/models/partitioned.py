@@ -19,14 +19,14 @@ __all__ = ['Partitioned']
 def Partitioned(model: dict | str | type | nn.Module, stages: str | Sequence[str], **kwargs: Any) -> nn.Module:
     """Build a model, or a part of one such as its backbone, and partition chains of its residual blocks.
 
-    The result is the inner model itself; parameters keep their names. This is a builder, not a hook, because
-    inference runs no hooks, and the activation scale has to be there.
+    The result is the inner model itself; parameters keep their names. This is a builder rather than a hook,
+    because inference runs no hooks but needs the activation scale.
 
     Args:
-        model (dict, str, type or nn.Module): The config of what is built, in any scope, as
-            ``dict(type='mmdet.Swin')``; or only its type, then its other arguments stand beside it, where whoever
-            changes a config (options of the command line, ``init_detector``, a child config) looks for them.
-        stages (str or Sequence[str]): The paths of the chains, seen from ``model``: ``'layer3'`` (all blocks
+        model (dict, str, type or nn.Module): The config of what to build, in any scope, such as
+            ``dict(type='mmdet.Swin')``; or only its type. In that case its other arguments stand beside it, where
+            anything that changes a config (command-line options, ``init_detector``, a child config) expects them.
+        stages (str or Sequence[str]): The paths of the chains, relative to ``model``: ``'layer3'`` (all blocks
             but the first), or with a slice, ``'stages.2.blocks[:]'``. See
             :func:`resist_mm.models.partition.partition`.
         **kwargs: Arguments of the model if ``model`` is a type.
@@ -35,8 +35,8 @@ def Partitioned(model: dict | str | type | nn.Module, stages: str | Sequence[str
         nn.Module: The model.
 
     Raises:
-        TypeError: If there are arguments for a model that has been built, or whose config is given.
-        ValueError: If a path does not exist, a chain is too short or a block cannot be partitioned.
+        TypeError: If arguments are given beside a model that is built already or given as a config.
+        ValueError: If a path does not exist, a chain has no block to partition or a block cannot be partitioned.
 
     Example:
         >>> backbone = dict(

@@ -60,7 +60,9 @@ def test_arguments_of_resist_out_of_range(arguments, message):
 
 
 def test_a_model_without_a_partitioned_stage(tmp_path):
-    with pytest.raises(ValueError, match=r'PartitionableResNet.*for model\.backbone'):
+    with pytest.raises(
+        ValueError, match=r'PartitionableResNet.*for model\.backbone, .*resist_mm\.Partitioned.* --resist'
+    ):
         toy_runner(tmp_path, [ResISTHook()], model=PlainModel()).train()
 
 

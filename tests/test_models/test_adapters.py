@@ -33,8 +33,14 @@ def mbconv(config: type = efficientnet.MBConvConfig, stride: int = 1) -> nn.Modu
     return setting.block(setting, stochastic_depth_prob=0.0, norm_layer=NORM)
 
 
-def res_bottleneck(stride: int = 1, width: int = 8) -> nn.Module:
-    return regnet.ResBottleneckBlock(8, width, stride, NORM, nn.ReLU, group_width=4, se_ratio=0.25)
+def res_bottleneck(stride: int = 1, width: int = 8, activation: type = nn.ReLU) -> nn.Module:
+    return regnet.ResBottleneckBlock(8, width, stride, NORM, activation, group_width=4, se_ratio=0.25)
+
+
+def silu_bottleneck() -> nn.Module:
+    block = resnet.Bottleneck(8, 2)
+    block.relu = nn.SiLU(inplace=True)
+    return block
 
 
 # a block, and s, x -> its output with the factor s, as its own forward would be written
@@ -51,10 +57,22 @@ CASES: dict[str, tuple] = {
         partial(resnet.Bottleneck, 8, 2),
         lambda b, s, x: F.relu(x + s * b.bn3(b.conv3(F.relu(b.bn2(b.conv2(F.relu(b.bn1(b.conv1(x))))))))),
     ),
+    'torchvision Bottleneck, SiLU': (
+        silu_bottleneck,
+        lambda b, s, x: F.silu(x + s * b.bn3(b.conv3(F.silu(b.bn2(b.conv2(F.silu(b.bn1(b.conv1(x))))))))),
+    ),
     'torchvision RegNet': (res_bottleneck, lambda b, s, x: F.relu(x + s * b.f(x))),
     'torchvision RegNet, projection': (
         partial(res_bottleneck, 2, 16),
         lambda b, s, x: F.relu(b.proj(x) + s * b.f(x)),
+    ),
+    'torchvision RegNet, SiLU': (
+        partial(res_bottleneck, activation=nn.SiLU),
+        lambda b, s, x: F.silu(x + s * b.f(x)),
+    ),
+    'torchvision RegNet, SiLU, projection': (
+        partial(res_bottleneck, 2, 16, nn.SiLU),
+        lambda b, s, x: F.silu(b.proj(x) + s * b.f(x)),
     ),
     'torchvision ConvNeXt': (
         partial(convnext.CNBlock, 8, layer_scale=0.5, stochastic_depth_prob=0.0, norm_layer=LAYER_NORM),
@@ -160,7 +178,9 @@ def test_a_block_of_a_known_kind_is_scaled_and_skipped_as_its_formula_says(name)
     stage.hold([0])
     assert torch.equal(block(*inputs), plain), 'inside a sub-ResNet the factor is 1'
     stage.hold([])
+    given = inputs[0].clone()
     torch.testing.assert_close(block(*inputs), without_branch)
+    assert torch.equal(inputs[0], given), 'an activation in place does not reach the input'
     if formula is not None:
         torch.testing.assert_close(without_branch, expected[0.0])
 

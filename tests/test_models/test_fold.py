@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from mmdet.models.backbones.resnet import Bottleneck
@@ -77,6 +80,12 @@ def _tied() -> nn.Module:
     return block
 
 
+def _normalised(how: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    block = PreActBasicBlock(4, 4)
+    how(block.conv2)
+    return block
+
+
 @pytest.mark.parametrize(
     ('make', 'reason'),
     [
@@ -84,7 +93,12 @@ def _tied() -> nn.Module:
         (_with_plugin, 'ContextBlock at the end of its branch'),
         (_with_standardised_weights, 'Standardised at the end of its branch'),
         (_without_weights, 'has no weight'),
-        (_tied, 'shares the weights'),
+        (_tied, r'the stage\[0\] .*it shares the weights'),
+        (
+            partial(_normalised, nn.utils.spectral_norm),
+            r'the stage\[0\] .* are computed from others \(weight_norm',
+        ),
+        (partial(_normalised, nn.utils.parametrizations.weight_norm), 'are computed from others'),
     ],
 )
 def test_what_cannot_be_exact_is_refused(make, reason):

@@ -1,4 +1,4 @@
-"""Adapters of residual blocks: a file for each kind."""
+"""Adapters for residual blocks, one file for each kind."""
 
 from . import convnext, csp, inverted_residual, preact, regnet, resnet, transformer
 from .adapter import BlockAdapter, adapter_of, first_input, register_adapter

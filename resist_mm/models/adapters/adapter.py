@@ -1,4 +1,4 @@
-"""What the partition has to know of a kind of residual block."""
+"""What the partition has to know about a kind of residual block."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ['BlockAdapter', 'adapter_of', 'first_input', 'register_adapter']
+__all__ = ['BlockAdapter', 'activated_shortcut', 'adapter_of', 'first_input', 'register_adapter']
+
+IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Identity)  # activations for which f(f(x)) = f(x)
 
 
 class BlockAdapter:
-    """Where the residual branches of a block end, what stays when they are dropped, and what is computed then.
+    """Where the residual branches of a block end, and what stays and is computed when they are dropped.
 
     A new kind of block needs a subclass, registered for the block's class::
 
@@ -21,19 +23,19 @@ class BlockAdapter:
             def residual_ends(self, block):
                 return [block.last_norm]
 
-    A block of a class without an adapter is handled by this one, which needs to know nothing: the whole block
-    counts as a residual branch, ``x + (block(x) - x)``.
+    A block of a class without an adapter is handled by this one, which knows nothing about it: the block as a
+    whole counts as a residual branch, ``x + (block(x) - x)``.
     """
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
-        """The modules whose outputs are added to a shortcut; the activation scale multiplies these.
+        """The modules whose outputs, multiplied by the activation scale, are added to a shortcut.
 
         If there are none, the difference between the output and the input of the block is scaled.
         """
         return []
 
     def shared(self, block: Any) -> list[nn.Module]:
-        """The modules that stay on every worker when the block is dropped: those of a projection shortcut."""
+        """The modules that stay on every worker when the block is dropped, such as a projection shortcut."""
         return []
 
     def skip(self, block: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +47,7 @@ class BlockAdapter:
         return list(self.residual_ends(block))
 
     def refusal(self, block: Any) -> str | None:
-        """Why this block cannot be partitioned; None: it can be."""
+        """Why this block cannot be partitioned; None: it can."""
         return None
 
 
@@ -58,8 +60,8 @@ def register_adapter(*block_classes: str | type[nn.Module]) -> Callable[[Adapter
     """Register a class of adapters for classes of blocks.
 
     Args:
-        *block_classes (str or type): The classes, or their names with the module that defines them, such
-            as ``'torchvision.models.resnet.BasicBlock'``, which spares the import.
+        *block_classes (str or type): The classes, or, to avoid importing them, their names with the module that
+            defines them, such as ``'torchvision.models.resnet.BasicBlock'``.
     """
 
     def register(adapter: Adapter) -> Adapter:
@@ -75,17 +77,33 @@ def adapter_of(block: nn.Module) -> BlockAdapter:
     for cls in type(block).__mro__:
         if _name(cls) in _ADAPTERS:
             return _ADAPTERS[_name(cls)]
-        if 'forward' in vars(cls):  # computes something else than its base classes
+        if 'forward' in vars(cls):  # computes something other than its base classes
             return _GENERIC
     return _GENERIC
 
 
 def first_input(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """What a block is applied to: its first argument, whether by position or by name."""
+    """The input of a block: its first argument, whether passed by position or by name."""
     if args:
         return args[0]
     parameters = list(inspect.signature(type(block).forward).parameters)
     return kwargs[parameters[1]]  # parameter 0 is self
+
+
+def activated_shortcut(activation: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+    """The output of a block ``activation(shortcut(x) + branch(x))`` without its residual branch.
+
+    Args:
+        activation (nn.Module): The block's; it may work in place.
+        x (Tensor): The input of the block, which came out of an activation of the same kind.
+        shortcut (Tensor): The output of the shortcut; ``x`` itself if that is the identity.
+
+    Returns:
+        Tensor: Of the same shape; ``x`` itself if the activation would not change it.
+    """
+    if shortcut is not x:
+        return activation(shortcut)
+    return x if isinstance(activation, IDEMPOTENT) else activation(x.clone())
 
 
 def _name(cls: type) -> str:

@@ -16,7 +16,7 @@ __all__ = ['ConvNeXtAdapter', 'TorchvisionConvNeXtAdapter']
 
 @register_adapter('torchvision.models.convnext.CNBlock')
 class TorchvisionConvNeXtAdapter(BlockAdapter):
-    """torchvision's block: the branch ends at its stochastic depth, behind the layer scale."""
+    """torchvision's block: the branch ends at its stochastic depth, after the layer scale."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``stochastic_depth``, which is there whatever its rate."""

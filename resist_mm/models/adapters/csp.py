@@ -1,4 +1,4 @@
-"""Darknet's residual blocks, and those inside of cross-stage partial layers (CSPDarknet, CSPNeXt).
+"""Darknet's residual blocks, and those inside cross-stage partial layers (CSPDarknet, CSPNeXt).
 
 Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPRW 2020, arXiv:1911.11929.
 """

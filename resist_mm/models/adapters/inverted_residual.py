@@ -13,7 +13,7 @@ from .adapter import BlockAdapter, register_adapter
 
 __all__ = ['MMDetInvertedResidualAdapter', 'MobileNetV2Adapter', 'TorchvisionMBConvAdapter']
 
-NO_SHORTCUT = 'it changes the shape and has no shortcut, so it is no residual block: begin the chain behind it'
+NO_SHORTCUT = 'it changes the shape and has no shortcut, so it is not a residual block: start the chain after it'
 
 
 @register_adapter('torchvision.models.efficientnet.MBConv', 'torchvision.models.efficientnet.FusedMBConv')

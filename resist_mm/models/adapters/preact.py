@@ -16,14 +16,14 @@ __all__ = ['PreActAdapter']
 
 @register_adapter('resist_mm.models.backbones.preact_blocks.PreActBlock')
 class PreActAdapter(BlockAdapter):
-    """The branch ends at the last convolution; a projection works on the pre-activated input."""
+    """The branch ends at the last convolution; a projection shortcut takes the pre-activated input."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """The last convolution."""
         return [getattr(block, f'conv{block.num_convs}')]
 
     def shared(self, block: Any) -> list[nn.Module]:
-        """Of a projection shortcut also the first norm, which it needs."""
+        """A projection shortcut, and the first norm, which it needs."""
         return [] if block.downsample is None else [block.norm1, block.downsample]
 
     def skip(self, block: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .adapter import BlockAdapter, register_adapter
+from .adapter import BlockAdapter, activated_shortcut, register_adapter
 
 __all__ = ['TorchvisionRegNetAdapter']
 
@@ -27,6 +27,6 @@ class TorchvisionRegNetAdapter(BlockAdapter):
         return [] if block.proj is None else [block.proj]
 
     def skip(self, block: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The shortcut; x comes out of the activation, so an identity needs none."""
+        """The shortcut and the activation; a ReLU would not change x, which came out of one."""
         (x,) = (*args, *kwargs.values())
-        return x if block.proj is None else block.activation(block.proj(x))
+        return activated_shortcut(block.activation, x, x if block.proj is None else block.proj(x))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapter import BlockAdapter, register_adapter
+from .adapter import BlockAdapter, activated_shortcut, register_adapter
 
 __all__ = ['DetectoRSAdapter', 'MMDetResNetAdapter', 'MMPretrainResNetAdapter', 'TorchvisionResNetAdapter']
 
@@ -18,14 +17,19 @@ __all__ = ['DetectoRSAdapter', 'MMDetResNetAdapter', 'MMPretrainResNetAdapter', 
 class _ResNetAdapter(BlockAdapter):
     """A block that ends in ``relu(branch(x) + shortcut(x))``, with ``downsample`` as a projection shortcut."""
 
+    def activation(self, block: Any) -> nn.Module:
+        """``relu``, which may be another activation."""
+        return block.relu
+
     def shared(self, block: Any) -> list[nn.Module]:
         """The projection shortcut, if there is one."""
         return [] if block.downsample is None else [block.downsample]
 
     def skip(self, block: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The shortcut; x comes out of a ReLU, so an identity needs none."""
+        """The shortcut and the activation; a ReLU would not change x, which came out of one."""
         (x,) = (*args, *kwargs.values())
-        return x if block.downsample is None else F.relu(block.downsample(x))
+        shortcut = x if block.downsample is None else block.downsample(x)
+        return activated_shortcut(self.activation(block), x, shortcut)
 
 
 @register_adapter(
@@ -35,7 +39,7 @@ class _ResNetAdapter(BlockAdapter):
     'mmdet.models.backbones.resnest.Bottleneck',
 )
 class MMDetResNetAdapter(_ResNetAdapter):
-    """mmdet's blocks: the branch ends at the last norm, or at the plugins behind it."""
+    """mmdet's blocks: the branch ends at the last norm, or at the plugins after it."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``norm2`` of a basic block; of a bottleneck ``norm3`` or the last plugin after it."""
@@ -67,6 +71,10 @@ class TorchvisionResNetAdapter(_ResNetAdapter):
 @register_adapter('timm.models.resnet.BasicBlock', 'timm.models.resnet.Bottleneck')
 class TimmResNetAdapter(TorchvisionResNetAdapter):
     """timm's blocks: attention and stochastic depth may follow the last norm."""
+
+    def activation(self, block: Any) -> nn.Module:
+        """``act2`` of a basic block, ``act3`` of a bottleneck."""
+        return block.act3 if hasattr(block, 'act3') else block.act2
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
         """``drop_path``, ``se`` or the last norm: whichever is there and comes last."""

@@ -1,7 +1,7 @@
 """Transformer blocks with pre-normalisation: ViT, Swin, PVT. Attention and MLP are a residual branch each.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929; Liu et al., "Swin Transformer",
-ICCV 2021, arXiv:2103.14030. Blocks with post-normalisation (DETR's) are no sum of input and branch; they need
+ICCV 2021, arXiv:2103.14030. Blocks with post-normalisation (DETR's) are not a sum of input and branch, and need
 no adapter.
 """
 
@@ -75,7 +75,7 @@ class TorchvisionViTAdapter(BlockAdapter):
     """torchvision's ViT block."""
 
     def residual_ends(self, block: Any) -> list[nn.Module]:
-        """``dropout`` behind the attention, and ``mlp``."""
+        """``dropout`` after the attention, and ``mlp``."""
         return [block.dropout, block.mlp]
 
     def branch_outputs(self, block: Any) -> list[nn.Module | nn.Parameter]:

@@ -86,8 +86,8 @@ class Listing(SGD):
 
     def step(self, closure: Any = None) -> None:
         super().step(closure)
-        for state in self.state.values():
-            state['history'] = [1.0]
+        for p in self.param_groups[0]['params']:
+            self.state[p]['history'] = [1.0]
 
 
 OTHERS = {'Adafactor': (Adafactor, "'row_var', of shape"), 'Listing': (Listing, "'history', a list")}

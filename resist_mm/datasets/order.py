@@ -31,8 +31,8 @@ class DataOrder:
     The objects stay the same, and so do their names: only the classes of the loader's batch sampler and data set
     become subclasses. Mode and pipeline switches keep working.
 
-    What does not hold: transforms that remember images (``CachedMosaic``, ``CachedMixUp``) depend on what was loaded
-    before, and a transform with a random generator of its own is not seeded.
+    What does not hold: transforms that remember images (``CachedMosaic``, ``CachedMixUp``) depend on what was
+    loaded before, and a transform with a random generator of its own is not seeded.
 
     Args:
         loader (DataLoader): Not iterated so far, of a data set with indices.
@@ -44,9 +44,9 @@ class DataOrder:
         self.loader, self.seed, self.rank = loader, seed, rank
         self.passes = 0
         self._waiting: Iterator | None = None
-        self._batches = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-        self.sampler = getattr(self._batches, 'sampler', self._batches)
-        self._batches._resist_mm_order = self
+        batches: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        batches._resist_mm_order, self._batches = self, batches
+        self.sampler: Any = getattr(self._batches, 'sampler', self._batches)
         _change_class(self._batches, _ordered)
         with suppress(TypeError):  # a list, which augments nothing
             _seed_data_set(loader.dataset)
@@ -131,7 +131,9 @@ class DataOrder:
 
 @contextmanager
 def seeded_by(index: Any) -> Iterator[None]:
-    """Seed Python's, NumPy's and PyTorch's random numbers by an index; in the training process they go on as before.
+    """Seed Python's, NumPy's and PyTorch's random numbers by an index.
+
+    In the training process they go on afterwards as before.
 
     Args:
         index (SeededIndex): Any other index changes nothing.
@@ -155,21 +157,21 @@ def seeded_by(index: Any) -> Iterator[None]:
             torch.set_rng_state(kept[2])
 
 
-def _ordered(cls: type) -> dict[str, Any]:
+def _ordered(cls: Any) -> dict[str, Any]:
     """The methods that are added to the class of a batch sampler."""
 
     def __iter__(self: Any) -> Iterator:
-        return self._resist_mm_order.indices(cls.__iter__(self))  # type: ignore[attr-defined]
+        return self._resist_mm_order.indices(cls.__iter__(self))
 
     return dict(__iter__=__iter__)
 
 
-def _seeded_samples(cls: type) -> dict[str, Any]:
+def _seeded_samples(cls: Any) -> dict[str, Any]:
     """The methods that are added to the class of a data set."""
 
     def __getitem__(self: Any, index: Any) -> Any:
         with seeded_by(index):
-            return cls.__getitem__(self, index)  # type: ignore[attr-defined]
+            return cls.__getitem__(self, index)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # a class made at run time has no name to be pickled by
@@ -183,7 +185,7 @@ def _seeded_samples(cls: type) -> dict[str, Any]:
     return dict(__getitem__=__getitem__, __reduce_ex__=__reduce_ex__)
 
 
-def _seeded_batches(cls: type) -> dict[str, Any]:
+def _seeded_batches(cls: Any) -> dict[str, Any]:
     """The same of one that hands out whole batches."""
 
     def __getitems__(self: Any, indices: Sequence[Any]) -> Any:

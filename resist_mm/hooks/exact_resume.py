@@ -7,7 +7,6 @@ from typing import Any
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import IterableDataset
@@ -17,9 +16,9 @@ from resist_mm.registry import HOOKS
 from resist_mm.rounds.batch_norm import recalibrated_norms
 
 from .cuts import dataloader_length, saves_after_epoch, saves_after_iter, whole_model_iters
-from .random_states import random_states, set_random_states
 from .round_hook import RoundHook
 from .schedules import CannotResume, Schedules
+from .worker_state import set_random_states, set_training_state, worker_state
 
 __all__ = ['ExactResumeHook']
 
@@ -28,21 +27,21 @@ KEY = 'resist_mm_resume'
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Lets a resumed run be the same run. ``tools/train.py`` adds it to every run; others put it in ``custom_hooks``.
+    """Makes a resumed run the same run. ``tools/train.py`` adds this hook to every run.
 
     What holds, where the operations of the device are deterministic:
 
-    - With the same config and number of workers a resumed run has, bit for bit, the weights of the undisturbed one.
-      Checkpoints hold the random states of every worker, its loss scaler and its usual loss. They are set before
-      the next iteration of both runs, so that what happens in between does not matter: validation, or that a
-      loader starts. Samples are seeded one by one (:class:`DataOrder`), and the loader begins at the right batch,
-      also inside an epoch, without loading what was trained on.
-    - With another number of workers, length or schedule a run goes on at the same epoch, or iteration if it counts
-      those. Schedulers that differ from those of the checkpoint are those of the config, replayed up to there. One
-      line of the log says what has changed.
+    - With the same config and number of workers a resumed run has the weights of the undisturbed one, bit for bit.
+      Checkpoints hold the random states of every worker, its loss scaler and its usual loss. Both runs set the
+      random states before the next iteration, so that what happens in between does not matter, such as validation
+      or the start of a loader. Samples are seeded one by one (:class:`DataOrder`), and the loader begins at the
+      right batch, also inside an epoch, without loading what was trained on.
+    - With another number of workers, length, schedule or learning rate a run goes on at the same epoch, or at the
+      same iteration if it counts those. Schedulers that differ from those of the checkpoint are rebuilt from the
+      config and replayed up to there. One line of the log says what has changed. Random states of another number
+      of workers are not carried over.
 
-    Random states are of use only with the same number of workers; otherwise they begin anew. States are saved at the
-    intervals of mmengine's ``CheckpointHook`` and at validation. Without this hook mmengine resumes as before.
+    Weights are saved with the states at the intervals of mmengine's ``CheckpointHook``, and after validation.
 
     Raises:
         CannotResume: When a checkpoint is resumed, if a schedule has changed that depends on measurements, or if a
@@ -77,9 +76,9 @@ class ExactResumeHook(Hook):
         by_epoch = info.get(KEY, {}).get('by_epoch')
         if by_epoch not in (None, isinstance(runner.train_loop, EpochBasedTrainLoop)):
             raise CannotResume(
-                f'the checkpoint is of a run by {"epochs" if by_epoch else "iterations"}, but train_cfg has another '
-                f'loop: set train_cfg.by_epoch={by_epoch}, or begin a new run from its weights: load_from=CHECKPOINT '
-                'without --resume'
+                f'the checkpoint is of a run by {"epochs" if by_epoch else "iterations"}, but train_cfg has '
+                f'another loop: set train_cfg.by_epoch={by_epoch}, or begin a new run from its weights: '
+                'load_from=CHECKPOINT without --resume'
             )
         if 'param_schedulers' in checkpoint and isinstance(runner.param_schedulers, list | dict):
             self._schedules = Schedules(runner.param_schedulers)
@@ -104,7 +103,7 @@ class ExactResumeHook(Hook):
         self._go_to_batch(runner, self._batches_to_load(runner) if same else 0)
         if same:
             self._states = before['states'][get_rank()]
-            self._set_own(runner, self._states)
+            set_training_state(runner, self._states)
         self._report(runner, before, same)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -115,7 +114,7 @@ class ExactResumeHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Go on with the random states of the last checkpoint."""
         if self._states is not None:
-            set_random_states(self._states['random'])
+            set_random_states(self._states)
             self._states = None
 
     def after_train_iter(
@@ -138,7 +137,7 @@ class ExactResumeHook(Hook):
     def _keep(self, runner: Runner, iters: int) -> None:
         """Gather the states of all workers for the checkpoint; all of them call it."""
         if self._states is None:
-            self._states = dict(random=random_states(), **_own_of(runner))
+            self._states = worker_state(runner)
         runner.message_hub.update_info(
             KEY,
             dict(
@@ -190,20 +189,13 @@ class ExactResumeHook(Hook):
                 return most if min(needed) - runner.iter < most else 0
         return 0
 
-    def _set_own(self, runner: Runner, states: dict) -> None:
-        for scaler, state in zip(_loss_scalers(runner), states['loss_scalers'], strict=False):
-            scaler.load_state_dict(state)
-        for hook in runner.hooks:
-            if isinstance(hook, RoundHook) and hook.losses is not None:
-                hook.losses.usual = states['usual_loss']
-
     def _report(self, runner: Runner, before: dict, same: bool) -> None:
         """Log what has changed, in one line."""
         found = [f'workers {before["workers"]} -> {get_world_size()}'] if before.get('workers') else []
         found = found if before.get('workers') != get_world_size() else []
         for key, value in _partition_of(runner).items():
             if before.get(key) is not None and before[key] != value:
-                found.append(f'{key.replace("_", " ")} {before[key]:.4g} -> {value:.4g}')
+                found.append(f'{key.replace("_", " ")} {_in_words(before[key])} -> {_in_words(value)}')
         length = dataloader_length(runner)
         if self._saved_epoch_iters not in (None, length):
             found.append(
@@ -244,19 +236,9 @@ def _position(runner: Runner) -> tuple[int, int, int]:
     return runner.epoch, length, runner.iter - runner.epoch * length
 
 
-def _loss_scalers(runner: Runner) -> list[Any]:
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [wrapper.loss_scaler for wrapper in wrappers if hasattr(wrapper, 'loss_scaler')]
-
-
-def _own_of(runner: Runner) -> dict[str, Any]:
-    """What differs between workers while the model is whole."""
-    watches = [hook.losses for hook in runner.hooks if isinstance(hook, RoundHook) and hook.losses is not None]
-    return dict(
-        loss_scalers=[scaler.state_dict() for scaler in _loss_scalers(runner)],
-        usual_loss=watches[0].usual if watches else None,
-    )
+def _in_words(value: Any) -> str:
+    # blocks of each partitioned stage are listed
+    return f'{value:.4g}' if isinstance(value, float | int) else ' + '.join(map(str, value))
 
 
 def _partition_of(runner: Runner) -> dict[str, Any]:

@@ -57,10 +57,10 @@ class Schedules:
         for scheduler in self._all():
             if _measures(scheduler):
                 raise CannotResume(
-                    f'param_scheduler: {type(scheduler).__name__} depends on the measurements of the run so far, so '
-                    f'that the schedule cannot be rebuilt, but it has changed: {"; ".join(self.changes)}. Resume with '
-                    'the number of workers, the batch size and the param_scheduler of the run before, or begin a new '
-                    'run from its weights: load_from=CHECKPOINT without --resume'
+                    f'param_scheduler: {type(scheduler).__name__} depends on the measurements of the run so far, '
+                    f'so that the schedule cannot be rebuilt, but it has changed: {"; ".join(self.changes)}. '
+                    'Resume with the number of workers, the batch size and the param_scheduler of the run before, '
+                    'or begin a new run from its weights: load_from=CHECKPOINT without --resume'
                 )
         # the checkpoint's will be loaded over them
         self._initial = [

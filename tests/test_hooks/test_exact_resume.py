@@ -117,7 +117,7 @@ def _run(
     by_epoch = train_cfg['by_epoch'] if saves_by_epoch is None else saves_by_epoch
     runner = toy_runner(
         folder,
-        [ResISTHook(local_iters=3, min_blocks=2, **rounds), *hooks, dict(type='resist_mm.ExactResumeHook')],
+        [ResISTHook(local_iters=2, min_blocks=2, **rounds), *hooks, dict(type='resist_mm.ExactResumeHook')],
         model=Dropped(),
         train_cfg=train_cfg,
         train_dataloader=loader,
@@ -138,21 +138,21 @@ def _run(
     return runner
 
 
-EPOCHS: dict[str, Any] = dict(train_cfg=dict(by_epoch=True, max_epochs=3), interval=1)
-ITERS: dict[str, Any] = dict(train_cfg=dict(by_epoch=False, max_iters=13, val_interval=5), interval=4)
+EPOCHS: dict[str, Any] = dict(train_cfg=dict(by_epoch=True, max_epochs=2), interval=1)
+ITERS: dict[str, Any] = dict(train_cfg=dict(by_epoch=False, max_iters=9, val_interval=5), interval=3)
 INFINITE = dict(type='InfiniteSampler')
-# name: how the run is, loader processes of the first run, sampler, the checkpoint that is resumed
+# name: how the run is, loader processes of the first run, sampler, the checkpoint that is resumed. An epoch has 5
+# iterations: rounds of 2 are cut, and norms are recalibrated with the last 8 batches, of two epochs
 CASES: dict[str, tuple[dict, int, dict, str]] = {
-    # 5 iterations an epoch: rounds of 3 are cut, and norms are recalibrated with batches of two epochs
     'epochs, 1': (dict(EPOCHS, momentum_restart_interval=1), 2, {}, 'epoch_1.pth'),
-    'epochs, 2': (dict(EPOCHS, momentum_restart_interval=2), 0, {}, 'epoch_2.pth'),
-    'epochs, never': (dict(EPOCHS, momentum_restart_interval=None, seed=None), 0, {}, 'epoch_2.pth'),
+    'epochs, 2': (dict(EPOCHS, momentum_restart_interval=2), 0, {}, 'epoch_1.pth'),
+    'epochs, never': (dict(EPOCHS, momentum_restart_interval=None, seed=None), 0, {}, 'epoch_1.pth'),
     'epochs, Adam': (dict(EPOCHS, momentum_restart_interval=None, optimizer=ADAM), 0, {}, 'epoch_1.pth'),
-    'epochs, inside': (dict(EPOCHS, interval=3, saves_by_epoch=False), 2, {}, 'iter_9.pth'),
+    'epochs, inside': (dict(EPOCHS, interval=3, saves_by_epoch=False), 0, {}, 'iter_6.pth'),
     'epochs, at their end': (dict(EPOCHS, interval=5, saves_by_epoch=False), 0, {}, 'iter_5.pth'),
-    'iterations, 1': (dict(ITERS, momentum_restart_interval=1), 0, INFINITE, 'iter_8.pth'),
-    'iterations, 2': (dict(ITERS, momentum_restart_interval=2), 2, INFINITE, 'iter_4.pth'),
-    'iterations, never': (dict(ITERS, momentum_restart_interval=None), 0, INFINITE, 'iter_8.pth'),
+    'iterations, 1': (dict(ITERS, momentum_restart_interval=1), 0, INFINITE, 'iter_6.pth'),
+    'iterations, 2': (dict(ITERS, momentum_restart_interval=2), 2, INFINITE, 'iter_3.pth'),
+    'iterations, never': (dict(ITERS, momentum_restart_interval=None), 0, INFINITE, 'iter_6.pth'),
 }
 
 
@@ -196,7 +196,7 @@ SCHEDULES: list[dict] = [
 
 
 def _first_half(work_dir: str, by_epoch: bool) -> str:
-    how = dict(EPOCHS, train_cfg=dict(by_epoch=True, max_epochs=3), scheduler=SCHEDULES, min_blocks=1)
+    how = dict(EPOCHS, train_cfg=dict(by_epoch=True, max_epochs=3), scheduler=SCHEDULES)
     if not by_epoch:
         how.update(interval=7, saves_by_epoch=False)
     return _run(work_dir, None, loader=_loader(20, 0), **how).work_dir
@@ -207,7 +207,7 @@ def _first_half(work_dir: str, by_epoch: bool) -> str:
 )
 def test_with_other_workers_the_schedule_has_the_new_length(tmp_path, by_epoch, checkpoint, iteration):
     folder = run_workers(_first_half, 2, str(tmp_path), by_epoch)[0]
-    how = dict(EPOCHS, loader=_loader(20, 0), scheduler=SCHEDULES, min_blocks=1)
+    how = dict(EPOCHS, loader=_loader(20, 0), scheduler=SCHEDULES)
     undisturbed, resumed = Notes(), Notes()
     _run(str(tmp_path), None, hooks=(undisturbed,), **how)
     runner = _run(str(tmp_path), f'{folder}/{checkpoint}', hooks=(resumed,), **how)
@@ -216,8 +216,8 @@ def test_with_other_workers_the_schedule_has_the_new_length(tmp_path, by_epoch, 
     assert len({rate[1:] for rate in resumed.rates}) > 10
     (line,) = resumed.changes()
     for part in (
-        'workers 2 -> 1; activation scale 0.5 -> 1; blocks a worker 3 -> 6; iterations an epoch 5 -> 10, so that the '
-        f'run goes on at iteration {iteration}; ',
+        'workers 2 -> 1; activation scale 0.5 -> 1; blocks a worker 3 -> 6; iterations an epoch 5 -> 10, so that '
+        f'the run goes on at iteration {iteration}; ',
         'LinearLR (end 5 -> 10, total_iters 4 -> 9)',
         'random states are not carried over',
     ):
@@ -233,6 +233,7 @@ class Plain:
     def __call__(self, max_epochs: int, scheduler: list[dict], resume: str | None = None, **options: Any) -> Any:
         notes = Notes()
         torch.manual_seed(0)
+        self.folder.mkdir(exist_ok=True)
         runner = toy_runner(
             self.folder,
             [notes, ExactResumeHook()],
@@ -254,7 +255,7 @@ def test_raised_max_epochs_move_the_end(tmp_path):
     run = Plain(tmp_path)
     poly: list[dict] = [dict(type='PolyLR', power=1, by_epoch=True), dict(type='ExponentialLR', gamma=0.9)]
     run(4, poly)
-    _, undisturbed = run(8, poly)
+    _, undisturbed = Plain(tmp_path / 'undisturbed')(8, poly)
     _, same = run(4, poly, 'epoch_2.pth')
     runner, resumed = run(8, poly, 'epoch_2.pth')
     assert not same.changes()
@@ -269,7 +270,7 @@ def test_a_changed_rate_and_schedule_are_those_of_the_config(tmp_path):
     other: list[dict] = [
         dict(type='OneCycleLR', eta_max=0.3, by_epoch=True, convert_to_iter_based=True, total_steps=4)
     ]
-    _, undisturbed = run(4, other, **optimizer)
+    _, undisturbed = Plain(tmp_path / 'undisturbed')(4, other, **optimizer)
     _, resumed = run(4, other, 'epoch_2.pth', **optimizer)
     assert resumed.rates == undisturbed.rates[16:]
     assert 'OneCycleLR' in resumed.changes()[0]

@@ -237,8 +237,8 @@ def _position(runner: Runner) -> tuple[int, int, int]:
 
 
 def _in_words(value: Any) -> str:
-    # blocks of each partitioned stage are listed
-    return f'{value:.4g}' if isinstance(value, float | int) else ' + '.join(map(str, value))
+    least, most = (value, value) if isinstance(value, float | int) else (min(value), max(value))  # of the workers
+    return f'{least:.4g}' if least == most else f'{least:.4g} to {most:.4g}'
 
 
 def _partition_of(runner: Runner) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _run(
     **rounds: Any,
 ) -> Runner:
     folder = Path(work_dir) / f'run{next(_RUNS)}'
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     by_epoch = train_cfg['by_epoch'] if saves_by_epoch is None else saves_by_epoch
     runner = toy_runner(
         folder,
@@ -206,8 +206,8 @@ def _first_half(work_dir: str, by_epoch: bool) -> str:
     ('by_epoch', 'checkpoint', 'iteration'), [(True, 'epoch_1.pth', 10), (False, 'iter_7.pth', 14)]
 )
 def test_with_other_workers_the_schedule_has_the_new_length(tmp_path, by_epoch, checkpoint, iteration):
-    folder = run_workers(_first_half, 2, str(tmp_path), by_epoch)[0]
-    how = dict(EPOCHS, loader=_loader(20, 0), scheduler=SCHEDULES)
+    folder = run_workers(_first_half, 2, str(tmp_path / 'two'), by_epoch)[0]
+    how = dict(EPOCHS, train_cfg=dict(by_epoch=True, max_epochs=3), loader=_loader(20, 0), scheduler=SCHEDULES)
     undisturbed, resumed = Notes(), Notes()
     _run(str(tmp_path), None, hooks=(undisturbed,), **how)
     runner = _run(str(tmp_path), f'{folder}/{checkpoint}', hooks=(resumed,), **how)

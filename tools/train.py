@@ -18,7 +18,7 @@ from resist_mm.config_values import check_values
 from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
 from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.hooks import DataCheckHook, begin_run
+from resist_mm.hooks import CannotResume, DataCheckHook, ExactResumeHook, begin_run
 from resist_mm.launch import (
     begin_worker,
     check_wrapper,
@@ -117,13 +117,15 @@ def main() -> None:
         runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
     runner.register_hook(DataCheckHook())
+    if not any(isinstance(hook, ExactResumeHook) for hook in runner.hooks):
+        runner.register_hook(ExactResumeHook())
     try:
         with missing_workers_named():
             begin_run(runner, restarted=resumes_by_itself())
             with empty_sets_explained():
                 runner.train()
             finish_distributed()
-    except (CheckpointError, DataError, WorkDirInUse) as error:
+    except (CannotResume, CheckpointError, DataError, WorkDirInUse) as error:
         end_with(error)
 
 

@@ -150,6 +150,16 @@ class RoundHook(Hook):
         """Index of the current round, or of the next one if the model is whole."""
         return 0 if self.engine is None else self.engine.round
 
+    @property
+    def batches(self) -> deque[Any]:
+        """The last batches of this worker, if norms are recalibrated with them."""
+        return self._batches
+
+    @property
+    def losses(self) -> LossWatch | None:
+        """What is compared with ``max_loss_ratio``."""
+        return self._losses
+
     def before_train(self, runner: Runner) -> None:
         """Set up the engine; by now weights are initialised, loaded or resumed.
 

@@ -14,13 +14,14 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from .config_hooks import ROUND_HOOKS, custom_hooks, hook_name, is_round_hook
+
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 __all__ = ['check_wrapper', 'end_with', 'finish_distributed', 'init_distributed', 'scale_lr_by_one_worker']
 
 OTHERS_WAIT_SEC = 20
-ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook', 'RoundHook')
 
 
 def init_distributed(cfg: Config) -> None:
@@ -94,10 +95,9 @@ def check_wrapper(cfg: Config) -> None:
     CPU before any hook can explain why.
 
     Raises:
-        ValueError: If the wrapper is missing.
+        ValueError: If the wrapper is missing, or ``custom_hooks`` is no list.
     """
-    hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
-    protocols = [hook for hook in hooks if hook.split('.')[-1] in ROUND_HOOKS]
+    protocols = [hook_name(hook) for hook in custom_hooks(cfg) if is_round_hook(hook)]
     if protocols and cfg.get('launcher', 'none') != 'none' and not cfg.get('model_wrapper_cfg'):
         raise ValueError(
             f'custom_hooks has {protocols[0]}, but model_wrapper_cfg is missing, and the default exchanges '

@@ -16,7 +16,7 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'models': ({'registry', 'datasets'}, True),
     'rounds': ({'partition', 'exchange', 'models'}, False),
     'checkpoint': (set(), True),
-    'convert': ({'models', 'partition', 'registry', 'launch', 'checkpoint'}, True),
+    'convert': ({'models', 'partition', 'registry', 'config_hooks', 'config_values', 'checkpoint'}, True),
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
     'analysis': (

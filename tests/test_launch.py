@@ -70,9 +70,11 @@ def test_otherwise_it_is_left_to_the_runner(monkeypatch, started, gpus, launcher
     assert 'backend' not in started
 
 
-def _data_config(root) -> Config:
+def _data_config(root, text: str = '') -> Config:
     dataset = dict(type='VOCDataset', data_root=str(root), ann_file='VOC2007/ImageSets/Main/trainval.txt')
-    return Config(dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))))
+    return Config(
+        dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))), cfg_text=text
+    )
 
 
 def test_a_missing_list_of_images_names_key_and_file(tmp_path):
@@ -81,7 +83,9 @@ def test_a_missing_list_of_images_names_key_and_file(tmp_path):
     message = str(error.value)
     assert 'train_dataloader.dataset.datasets.0.ann_file' in message
     assert str(tmp_path / 'VOC2007/ImageSets/Main/trainval.txt') in message
-    assert 'RESIST_MM_VOC' in message
+    assert message.endswith('set its location: --cfg-options train_dataloader.dataset.datasets.0.data_root=...')
+    with pytest.raises(FileNotFoundError, match='RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment, or --cfg'):
+        check_data_sets(_data_config(tmp_path, "root = '{{$RESIST_MM_VOC:data/}}'"), ['train_dataloader'])
 
 
 def test_a_list_of_images_that_is_there_passes(tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-__all__ = ['ROUND_HOOKS', 'check_wrapper']
+from ..config_hooks import custom_hooks, hook_name, is_round_hook
 
-ROUND_HOOKS = ('ResISTHook', 'LocalSGDHook', 'RoundHook')
+__all__ = ['check_wrapper']
 
 
 def check_wrapper(cfg: Config) -> None:
@@ -16,10 +16,9 @@ def check_wrapper(cfg: Config) -> None:
     CPU before any hook can explain why.
 
     Raises:
-        ValueError: If the wrapper is missing.
+        ValueError: If the wrapper is missing, or ``custom_hooks`` is no list.
     """
-    hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
-    protocols = [hook for hook in hooks if hook.split('.')[-1] in ROUND_HOOKS]
+    protocols = [hook_name(hook) for hook in custom_hooks(cfg) if is_round_hook(hook)]
     if protocols and cfg.get('launcher', 'none') != 'none' and not cfg.get('model_wrapper_cfg'):
         raise ValueError(
             f'custom_hooks has {protocols[0]}, but model_wrapper_cfg is missing, and the default exchanges '

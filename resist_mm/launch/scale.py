@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from .checks import ROUND_HOOKS
+from ..config_hooks import ROUND_HOOKS
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

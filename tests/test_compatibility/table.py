@@ -88,7 +88,7 @@ def _link(name: str) -> str:
 
 def _stages(found: dict[str, str]) -> str:
     return ', '.join(
-        f'`{stage}`' for stage in re.findall(r'backbone[\w.]*(?:\[\d*:\d*\])?', found.get('stages', ''))
+        f'`{stage}`' for stage in re.findall(r'backbone\.[\w.]*(?:\[\d*:\d*\])?', found.get('stages', ''))
     )
 
 

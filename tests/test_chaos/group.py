@@ -24,7 +24,9 @@ FORK = multiprocessing.get_context('fork')
 POLL_SEC = 0.002
 KILL_AFTER_SEC = 5.0  # as torchrun, which waits longer
 LIMIT_SEC = 90.0
-SIGNALS = dict(kill=signal.SIGKILL, term=signal.SIGTERM, stop=signal.SIGSTOP, late=signal.SIGSTOP, pause=signal.SIGSTOP)
+SIGNALS = dict(
+    kill=signal.SIGKILL, term=signal.SIGTERM, stop=signal.SIGSTOP, late=signal.SIGSTOP, pause=signal.SIGSTOP
+)
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Attempt:
         reached: The iterations that have been begun.
         saved: The iteration of the last checkpoint that was completed in it; 0: none.
         fired: The faults whose point was reached.
+        began_sec: How long it took to the first iteration; 0 if there was none.
         end_sec: How long after the first fault, or the start, the last worker had ended.
         hung: Workers that had not ended at the limit.
     """
@@ -50,6 +53,7 @@ class Attempt:
     reached: int
     saved: int
     fired: list[int]
+    began_sec: float
     end_sec: float
     hung: list[int] = field(default_factory=list)
 
@@ -101,6 +105,7 @@ def run_group(
         max(shared.iteration[:num_workers]),
         shared.saved,
         fired,
+        max(0.0, launcher.first_iteration - began),
         ended - first_hit,
         launcher.hung,
     )
@@ -109,7 +114,9 @@ def run_group(
 class _Launcher:
     """Watches workers until all have ended."""
 
-    def __init__(self, plan: Plan, attempt: int, processes: list, shared: Shared, links: list[Link] | None) -> None:
+    def __init__(
+        self, plan: Plan, attempt: int, processes: list, shared: Shared, links: list[Link] | None
+    ) -> None:
         self.plan, self.attempt, self.processes = plan, attempt, processes
         self.shared, self.links = shared, links
         self.by_itself = [True] * len(processes)
@@ -118,11 +125,14 @@ class _Launcher:
         self._hit: set[int] = set()
         self._ending_since = 0.0
         self._left_alone = False
+        self.first_iteration = 0.0
 
     def wait_for_all(self) -> None:
         limit = time.monotonic() + LIMIT_SEC
         while alive := [rank for rank, process in enumerate(self.processes) if process.is_alive()]:
             now = time.monotonic()
+            if not self.first_iteration and max(self.shared.iteration):
+                self.first_iteration = now
             self._hit_from_outside(now)
             self._continue_paused(now)
             self._end_others(alive, now)

@@ -33,7 +33,18 @@ def break_link(links: list[Link], worker: int, kind: str) -> None:
     for peer, other in enumerate(links):
         if peer != worker:
             # frames go to an address that nobody has: no error, no answer
-            _ip(links[worker], 'neigh', 'replace', other.address, 'lladdr', NOBODY, 'nud', 'permanent', 'dev', INTERFACE)
+            _ip(
+                links[worker],
+                'neigh',
+                'replace',
+                other.address,
+                'lladdr',
+                NOBODY,
+                'nud',
+                'permanent',
+                'dev',
+                INTERFACE,
+            )
 
 
 def repair_link(links: list[Link], worker: int) -> None:

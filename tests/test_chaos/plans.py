@@ -6,9 +6,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['ALL', 'EXCHANGE_POINTS', 'JOBS', 'KINDS', 'SAVE_POINTS', 'Fault', 'Job', 'Plan', 'draw']
+__all__ = ['ALL', 'EXCHANGE_POINTS', 'JOBS', 'KINDS', 'LONG', 'SAVE_POINTS', 'Fault', 'Job', 'Plan', 'draw']
 
 ALL = -1  # every worker of the job
+LONG = 'resist, 4 workers, long'  # not drawn: for measuring goodput
 
 # before a step of the exchange, or after one; `vote` is met twice in an exchange
 EXCHANGE_POINTS = ('prepare', 'vote', 'voted', 'transfer', 'deliver', 'arrived', 'commit', 'committed', 'settle')
@@ -41,7 +42,7 @@ def _resist(**options: Any) -> dict[str, Any]:
     return dict(type='resist_mm.ResISTHook', local_iters=2, **options)
 
 
-# rounds of 2 iterations, saved every 2 rounds: in between blocks change hands, for a checkpoint the model is made whole
+# a round is 2 iterations; blocks change hands after one, and for a checkpoint the model is made whole
 JOBS = {
     'resist': Job(_resist(min_blocks=2, momentum_restart_interval=None), 2),
     'resist, average, in the background': Job(_resist(min_blocks=1), 3, background=True, ema=True),
@@ -53,10 +54,13 @@ JOBS = {
     ),
     'resist, top-k': Job(_resist(min_blocks=2, codec=dict(type='topk', share=0.25)), 3, save_every=6),
     'resist, bad rounds dropped': Job(_resist(min_blocks=2, bad_numbers='drop'), 3),
-    'local SGD': Job(dict(type='resist_mm.LocalSGDHook', local_iters=2, momentum_restart_interval=None), 2, ema=True),
+    'local SGD': Job(
+        dict(type='resist_mm.LocalSGDHook', local_iters=2, momentum_restart_interval=None), 2, ema=True
+    ),
     'local SGD, in the background': Job(
         dict(type='resist_mm.LocalSGDHook', local_iters=2, bn='average'), 4, save_every=2, iters=8, background=True
     ),
+    LONG: Job(dict(_resist(min_blocks=2), local_iters=10), 4, iters=10**6, save_every=20),
 }
 
 KINDS = ('kill', 'term', 'stop', 'late', 'pause', 'full', 'nan', 'cut', 'slow')
@@ -67,9 +71,9 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
-        kind: 'kill' (SIGKILL), 'term' (SIGTERM), 'stop' (SIGSTOP, never continued), 'late' (SIGSTOP, continued once
-            the others have ended), 'pause' (SIGSTOP for a moment), 'full' (no space left for checkpoints), 'nan' (in
-            a batch), 'cut' (nothing that the worker sends arrives), 'slow' (its link has a low rate).
+        kind: 'kill' (SIGKILL), 'term' (SIGTERM), 'stop' (SIGSTOP, never continued), 'late' (SIGSTOP, continued
+            once the others have ended), 'pause' (SIGSTOP for a moment), 'full' (no space left for checkpoints),
+            'nan' (in a batch), 'cut' (nothing that the worker sends arrives), 'slow' (its link has a low rate).
         worker: Who is hit; ALL is the whole job.
         point: When: 'iteration', a step of an exchange ('exchange.vote') or of a save ('save.fsync').
         count: At which occurrence of the point in the process that reaches it, from 1.
@@ -119,11 +123,26 @@ def draw(seed: int, links: bool = True) -> Plan:
         links (bool): Whether networks can be made; without them nothing happens to links.
     """
     rng = random.Random(f'chaos {seed}')
-    turn = ('kill', 'kill', 'stop', 'kill', 'term', 'kill', 'nan', 'kill', 'full', 'late', 'kill', 'pause', 'cut', 'slow')
+    turn = (
+        'kill',
+        'kill',
+        'stop',
+        'kill',
+        'term',
+        'kill',
+        'nan',
+        'kill',
+        'full',
+        'late',
+        'kill',
+        'pause',
+        'cut',
+        'slow',
+    )
     kind = turn[seed % len(turn)]
     if kind in ('cut', 'slow') and not links:
         kind = 'kill'
-    names = list(JOBS)
+    names = [name for name in JOBS if name != LONG]
     name = names[rng.randrange(len(names))]
     faults = [_fault(rng, JOBS[name], kind, seed, attempt=0)]
     if kind in ('kill', 'term', 'stop', 'nan') and rng.random() < 0.4:

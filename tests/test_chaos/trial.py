@@ -38,7 +38,10 @@ CLEAR = (
     ('ExchangeRefused', r'worker [\d, ]+ failed while .*rolled back'),
     ('OSError', r'cannot be written|No space left'),
     # of gloo and of the rendezvous: another worker is gone, or does not answer in time
-    ('RuntimeError|DistBackendError|DistNetworkError|DistStoreError|WorkerLost', r'(?i)clos|reset|time.?out|timed out|did not'),
+    (
+        'RuntimeError|DistBackendError|DistNetworkError|DistStoreError|LostWorker',
+        r'(?i)clos|reset|time.?out|timed out|is missing|lost another',
+    ),
 )
 
 
@@ -90,7 +93,9 @@ def carry_out(plan: Plan, folder: Path, references: Path) -> Result:
     if digest is not None:
         _, expected = reference(plan, tuple(result.restarts), references)
         if digest != expected:
-            result.problems.append(f'wrong weights: {digest[:12]}, those of the undisturbed run are {expected[:12]}')
+            result.problems.append(
+                f'wrong weights: {digest[:12]}, those of the undisturbed run are {expected[:12]}'
+            )
         result.as_undisturbed = digest == reference(plan, (), references)[1]
     result.seconds = time.monotonic() - began
     return result
@@ -103,7 +108,9 @@ def in_words(plan: Plan) -> str:
         hit = 'all' if fault.worker < 0 else f'worker {fault.worker}'
         later = f' + {fault.delay_sec * 1000:.0f} ms' if fault.delay_sec else ''
         start = f', start {fault.attempt}' if fault.attempt else ''
-        faults.append(f'{fault.kind} {hit} at {fault.point} #{fault.count} of worker {fault.reached_by}{later}{start}')
+        faults.append(
+            f'{fault.kind} {hit} at {fault.point} #{fault.count} of worker {fault.reached_by}{later}{start}'
+        )
     others = 'the launcher ends the others' if plan.ends_others else 'the others end by themselves'
     return f'{plan.job}: {"; ".join(faults)}; {others}'
 

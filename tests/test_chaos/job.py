@@ -99,6 +99,8 @@ def work(
     ``.log`` beside it.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives the one that started it
+    for number in (signal.SIGTERM, signal.SIGHUP):  # whoever made networks handles them
+        signal.signal(number, signal.SIG_DFL)
     out = folder / f'{attempt}.{rank}'
     log = os.open(out.with_suffix(f'.{rank}.log'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

@@ -135,6 +135,7 @@ def _run_to_the_end(
             digests = {ending['digest'] for ending in start.endings}
             if len(digests) > 1:
                 result.problems.append('the workers do not have the same weights at the end')
+            result.problems += _check_leftovers(folder / 'run')
             return digests.pop()
         (folder / 'run' / BALLAST).unlink(missing_ok=True)  # somebody makes room
         if links:
@@ -193,6 +194,14 @@ def _check_disk(run: Path, at_least: int) -> tuple[int, list[str]]:
         ):
             problems.append(f'numbers in {part} of {newest.name} are not finite')
     return iteration, problems
+
+
+def _check_leftovers(run: Path) -> list[str]:
+    """With ``max_keep_ckpts=1`` there is one checkpoint; a second one if a run was killed before it was removed."""
+    unfinished = [path.name for path in run.glob('*.tmp')]
+    kept = sorted(path.name for path in run.glob('*.pth'))
+    problems = [f'unfinished files are left: {unfinished}'] if unfinished else []
+    return problems + ([f'checkpoints are left: {kept}'] if not 1 <= len(kept) <= 2 else [])
 
 
 def reference(plan: Plan, restarts: tuple[int, ...], references: Path) -> tuple[dict[int, str], str]:

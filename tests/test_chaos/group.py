@@ -23,7 +23,6 @@ __all__ = ['Attempt', 'run_group']
 FORK = multiprocessing.get_context('fork')
 POLL_SEC = 0.002
 KILL_AFTER_SEC = 5.0  # as torchrun, which waits longer
-LIMIT_SEC = 90.0
 SIGNALS = dict(
     kill=signal.SIGKILL, term=signal.SIGTERM, stop=signal.SIGSTOP, late=signal.SIGSTOP, pause=signal.SIGSTOP
 )
@@ -128,7 +127,7 @@ class _Launcher:
         self.first_iteration = 0.0
 
     def wait_for_all(self) -> None:
-        limit = time.monotonic() + LIMIT_SEC
+        limit = time.monotonic() + self.plan.limit_sec
         while alive := [rank for rank, process in enumerate(self.processes) if process.is_alive()]:
             now = time.monotonic()
             if not self.first_iteration and max(self.shared.iteration):

@@ -151,6 +151,7 @@ class Faults:
         ]
         self._counts: Counter[str] = Counter()
         self._full = False
+        self.model: torch.nn.Module | None = None
 
     def reach(self, point: str) -> None:
         """Something may go wrong here."""
@@ -171,6 +172,14 @@ class Faults:
             time.sleep(1)  # a handler of SIGTERM may end it later
         elif fault.kind in ('stop', 'late', 'pause'):
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif fault.kind == 'alter':
+            assert self.model is not None
+            next(self.model.parameters()).data.view(-1)[0] += 1e-6
+        elif fault.kind == 'damage':
+            for path in (self.folder / 'run').glob('*.pth'):
+                os.truncate(path, path.stat().st_size - 100)
+        elif fault.kind == 'hang':
+            time.sleep(3600)
 
     def _fill(self) -> None:
         """Fill the file system of the work dir; where it is not one of its own, only pretend to."""
@@ -201,6 +210,7 @@ class Watch(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.shared.resumed[self.faults.rank] = runner.iter + 1
+        self.faults.model = runner.model
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.shared.iteration[self.faults.rank] = runner.iter + 1

@@ -6,7 +6,19 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['ALL', 'EXCHANGE_POINTS', 'JOBS', 'KINDS', 'LONG', 'SAVE_POINTS', 'Fault', 'Job', 'Plan', 'draw']
+__all__ = [
+    'ALL',
+    'EXCHANGE_POINTS',
+    'JOBS',
+    'KINDS',
+    'LONG',
+    'SABOTAGE',
+    'SAVE_POINTS',
+    'Fault',
+    'Job',
+    'Plan',
+    'draw',
+]
 
 ALL = -1  # every worker of the job
 LONG = 'resist, 4 workers, long'  # not drawn: for measuring goodput
@@ -63,6 +75,8 @@ JOBS = {
     LONG: Job(dict(_resist(min_blocks=2), local_iters=10), 4, iters=10**6, save_every=20),
 }
 
+# what must not happen, to see that it is noticed; not drawn
+SABOTAGE = ('alter', 'damage', 'hang')
 KINDS = ('kill', 'term', 'stop', 'late', 'pause', 'full', 'nan', 'cut', 'slow')
 
 
@@ -74,6 +88,7 @@ class Fault:
         kind: 'kill' (SIGKILL), 'term' (SIGTERM), 'stop' (SIGSTOP, never continued), 'late' (SIGSTOP, continued
             once the others have ended), 'pause' (SIGSTOP for a moment), 'full' (no space left for checkpoints),
             'nan' (in a batch), 'cut' (nothing that the worker sends arrives), 'slow' (its link has a low rate).
+            Of SABOTAGE: 'alter' (a weight), 'damage' (the checkpoints), 'hang' (for good).
         worker: Who is hit; ALL is the whole job.
         point: When: 'iteration', a step of an exchange ('exchange.vote') or of a save ('save.fsync').
         count: At which occurrence of the point in the process that reaches it, from 1.
@@ -94,7 +109,7 @@ class Fault:
     @property
     def inside(self) -> bool:
         """Whether the worker does it to itself, exactly at the point."""
-        return self.kind in ('nan', 'full') or (self.worker == self.reached_by and self.delay_sec == 0)
+        return self.kind in ('nan', 'full', *SABOTAGE) or (self.worker == self.reached_by and self.delay_sec == 0)
 
 
 @dataclass(frozen=True)
@@ -107,12 +122,14 @@ class Plan:
         faults: What goes wrong.
         ends_others: Whether the launcher ends the others when a worker has ended, as torchrun does; otherwise they
             have to end by themselves, as on other machines.
+        limit_sec: A start of the job that takes longer hangs.
     """
 
     seed: int
     job: str
     faults: tuple[Fault, ...] = field(default_factory=tuple)
     ends_others: bool = True
+    limit_sec: float = 90.0
 
 
 def draw(seed: int, links: bool = True) -> Plan:

@@ -12,23 +12,31 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .goodput import measure
-from .plans import draw
+from .links import networks_available
+from .plans import Plan, draw
 from .series import carry_out_all
 from .trial import Result, in_words
 
-__all__ = ['main', 'table']
+__all__ = ['drawn', 'main', 'table']
+
+
+def drawn(seeds: Iterable[int]) -> list[Plan]:
+    """The plans of seeds, on this machine."""
+    problem = networks_available()
+    if problem:
+        print(f'Links are left alone: {problem}')
+    return [draw(seed, links=not problem) for seed in seeds]
 
 
 def table(results: Sequence[Result]) -> str:
     """The results by what happened first, as a table in Markdown."""
     rows: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        fault = draw(result.seed).faults[0]
-        rows[f'{fault.kind}, {fault.point.split(".")[0]}'].append(result)
+        rows[result.first].append(result)
     lines = [
         '| first fault | runs | met | hung | lost more | wrong | other | restarts | longest end (s) |',
         '|---|---|---|---|---|---|---|---|---|',
@@ -69,11 +77,11 @@ def main() -> None:
     if args.goodput:
         print(json.dumps(measure(args.out / 'goodput', args.goodput, args.every), indent=1))
         return
-    seeds = range(args.runs) if args.seed is None else [args.seed]
+    plans = drawn(range(args.runs) if args.seed is None else [args.seed])
     if args.seed is not None:
-        print(in_words(draw(args.seed)))
+        print(in_words(plans[0]))
         (args.out / f'{args.seed}.json').unlink(missing_ok=True)
-    results = carry_out_all(seeds, args.out, args.at_a_time)
+    results = carry_out_all(plans, args.out, args.at_a_time)
     for result in results:
         if result.problems or args.seed is not None:
             print(f'seed {result.seed}: {result.plan}\n  ' + '\n  '.join(result.problems or ['nothing is wrong']))

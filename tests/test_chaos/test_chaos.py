@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from .links import networks_available
-from .plans import EXCHANGE_POINTS, JOBS, KINDS, LONG, SAVE_POINTS, draw
-from .run import table
+from .plans import EXCHANGE_POINTS, JOBS, KINDS, LONG, SAVE_POINTS, Fault, Plan, draw
+from .run import drawn, table
 from .series import carry_out_all
 
 
 def test_chaos(tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture) -> None:
     """``--chaos N`` carries out the plans of the seeds 0 to N - 1."""
     number = request.config.getoption('--chaos', 40)
-    results = carry_out_all(range(number), tmp_path)
+    results = carry_out_all(drawn(range(number)), tmp_path)
     with capsys.disabled():
         print(f'\n{table(results)}')
     failures = [
@@ -28,6 +28,21 @@ def test_chaos(tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.Ca
     missed = [r.seed for r in results if not r.fired]
     assert len(missed) <= number // 20, f'in the runs of the seeds {missed} nothing has happened'
     assert sum(r.starts > 1 for r in results) > number // 2
+
+
+def test_the_checks_notice_what_must_not_happen(tmp_path: Path) -> None:
+    kill = Fault('kill', 0, 'iteration', 10, 0)
+    plans = [
+        Plan(0, 'resist', (Fault('alter', 1, 'iteration', 6, 1),)),
+        Plan(1, 'local SGD', (Fault('alter', 0, 'exchange.vote', 3, 0), kill)),
+        Plan(2, 'resist', (Fault('damage', 0, 'iteration', 9, 0), kill)),
+        Plan(3, 'local SGD', (Fault('hang', 1, 'exchange.deliver', 2, 1),), ends_others=False, limit_sec=15),
+    ]
+    found = [' '.join(result.problems) for result in carry_out_all(plans, tmp_path)]
+    assert 'wrong weights: ' in found[0]
+    assert 'the checkpoint of iteration 8 has wrong weights' in found[1]
+    assert 'a damaged checkpoint' in found[2] and 'no checkpoint, but that of iteration 8 was saved' in found[2]
+    assert 'worker 1 did not end by itself' in found[3]
 
 
 def test_a_few_plans_have_everything_in_them() -> None:

@@ -52,6 +52,7 @@ class Result:
     Attributes:
         seed: Of the plan.
         plan: In words.
+        first: What happens first, for tables.
         problems: What was wrong; empty if nothing was.
         starts: How often the job was started.
         restarts: The iterations from which it was resumed.
@@ -67,6 +68,7 @@ class Result:
 
     seed: int
     plan: str
+    first: str
     problems: list[str] = field(default_factory=list)
     starts: int = 0
     restarts: list[int] = field(default_factory=list)
@@ -82,7 +84,7 @@ class Result:
 
 def carry_out(plan: Plan, folder: Path, references: Path) -> Result:
     """Carry out a plan in a folder; undisturbed runs to compare with are kept in another one."""
-    result, began = Result(plan.seed, in_words(plan)), time.monotonic()
+    result, began = new_result(plan), time.monotonic()
     needs_links = any(fault.kind in ('cut', 'slow') for fault in plan.faults)
     (folder / 'run').mkdir(parents=True)
     networks = shaped_links(JOBS[plan.job].workers, RATE) if needs_links else nullcontext(None)
@@ -99,6 +101,12 @@ def carry_out(plan: Plan, folder: Path, references: Path) -> Result:
         result.as_undisturbed = digest == reference(plan, (), references)[1]
     result.seconds = time.monotonic() - began
     return result
+
+
+def new_result(plan: Plan, *problems: str) -> Result:
+    """Of a plan that has not been carried out."""
+    fault = plan.faults[0]
+    return Result(plan.seed, in_words(plan), f'{fault.kind}, {fault.point.split(".")[0]}', list(problems))
 
 
 def in_words(plan: Plan) -> str:
@@ -197,7 +205,7 @@ def _check_disk(run: Path, at_least: int) -> tuple[int, list[str]]:
 
 
 def _check_leftovers(run: Path) -> list[str]:
-    """With ``max_keep_ckpts=1`` there is one checkpoint; a second one if a run was killed before it was removed."""
+    """With ``max_keep_ckpts=1`` there is one checkpoint, or two if a run was killed before it removed one."""
     unfinished = [path.name for path in run.glob('*.tmp')]
     kept = sorted(path.name for path in run.glob('*.pth'))
     problems = [f'unfinished files are left: {unfinished}'] if unfinished else []

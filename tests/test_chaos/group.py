@@ -41,7 +41,7 @@ class Attempt:
         saved: The iteration of the last checkpoint that was completed in it; 0: none.
         fired: The faults whose point was reached.
         began_sec: How long it took to the first iteration; 0 if there was none.
-        end_sec: How long after the first fault, or the start, the last worker had ended.
+        end_sec: How long after the first fault (if that is a slow link: the first failure) all had ended.
         hung: Workers that had not ended at the limit.
     """
 
@@ -92,7 +92,9 @@ def run_group(
         note = folder / f'{attempt}.{rank}.json'
         endings.append(json.loads(note.read_text()) if note.exists() else {})
     fired = [i for i in range(len(plan.faults)) if shared.reached[i]]
-    first_hit = min((shared.reached[i] / 1000 for i in fired), default=began)
+    # a slow link fails nobody at once
+    hits = [shared.reached[i] / 1000 for i in fired if plan.faults[i].kind != 'slow']
+    first_hit = min(hits, default=launcher.first_failure or began)
     resumed = [value - 1 for value in shared.resumed[:num_workers] if value]
     if len(set(resumed)) > 1:
         raise RuntimeError(f'the workers have resumed from different iterations: {resumed}')
@@ -124,7 +126,7 @@ class _Launcher:
         self._hit: set[int] = set()
         self._ending_since = 0.0
         self._left_alone = False
-        self.first_iteration = 0.0
+        self.first_iteration = self.first_failure = 0.0
 
     def wait_for_all(self) -> None:
         limit = time.monotonic() + self.plan.limit_sec
@@ -189,6 +191,7 @@ class _Launcher:
                 if rank not in self._stopped:
                     self._end(rank, signal.SIGKILL)
         failed = any(process.exitcode for process in self.processes)
+        self.first_failure = self.first_failure or failed * now
         if failed and self.plan.ends_others and not self._ending_since:
             self._ending_since = now
             for rank in alive:

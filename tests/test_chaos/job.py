@@ -129,7 +129,9 @@ def work(
     except BaseException as error:
         ended.update(error=type(error).__name__, message=str(error))
         traceback.print_exc()
-    out.with_suffix(f'.{rank}.json').write_text(json.dumps(ended))
+    note = out.with_suffix(f'.{rank}.json')
+    note.with_suffix('.tmp').write_text(json.dumps(ended))
+    note.with_suffix('.tmp').rename(note)  # the launcher may end this worker right now
     sys.exit('error' in ended)
 
 

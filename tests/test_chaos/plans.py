@@ -56,7 +56,7 @@ def _resist(**options: Any) -> dict[str, Any]:
 
 # a round is 2 iterations; blocks change hands after one, and for a checkpoint the model is made whole
 JOBS = {
-    'resist': Job(_resist(min_blocks=2, momentum_restart_interval=None), 2),
+    'resist': Job(_resist(min_blocks=2, momentum_restart_interval=None, bn_batches=8), 2),
     'resist, average, in the background': Job(_resist(min_blocks=1), 3, background=True, ema=True),
     'resist, 4 workers, statistics travel': Job(
         _resist(min_blocks=2, bn='average', momentum_restart_interval=2), 4, iters=10, save_every=2

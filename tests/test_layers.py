@@ -16,6 +16,7 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'models': ({'registry', 'datasets'}, True),
     'rounds': ({'partition', 'exchange', 'models'}, False),
     'checkpoint': (set(), True),
+    'launch': (set(), True),
     'convert': ({'models', 'partition', 'registry', 'launch', 'checkpoint'}, True),
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
@@ -52,4 +53,6 @@ def test_layer(layer: str):
                 assert rest.split('.')[0] in {layer, *allowed}, f'{path} imports {name}'
             if top in ('mmengine', 'mmcv', 'mmdet'):
                 assert mmengine, f'{path} imports {name}'
-            assert name != 'mmengine.runner' or layer in ('hooks', 'analysis'), f'{path} knows the Runner'
+            assert name != 'mmengine.runner' or layer in ('hooks', 'analysis', 'launch'), (
+                f'{path} knows the Runner'
+            )

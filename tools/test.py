@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.convert import read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import end_with, finish_distributed, init_distributed
+from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,8 +71,10 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@record_failures
 def main() -> None:
     """Evaluate."""
+    begin_worker()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:

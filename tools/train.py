@@ -18,14 +18,18 @@ from resist_mm.config_values import check_values
 from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
 from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.hooks import DataCheckHook, begin_run
+from resist_mm.hooks import CannotResume, DataCheckHook, ExactResumeHook, begin_run
 from resist_mm.launch import (
+    begin_worker,
     check_wrapper,
     end_with,
     finish_distributed,
     init_distributed,
+    record_failures,
+    resumes_by_itself,
     scale_lr_by_one_worker,
 )
+from resist_mm.rounds.whereabouts import missing_workers_named
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,8 +97,10 @@ def load_config(args: argparse.Namespace) -> Converted:
     return Converted(cfg, changes)
 
 
+@record_failures
 def main() -> None:
     """Train."""
+    begin_worker()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:
@@ -111,13 +117,16 @@ def main() -> None:
         runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
     runner.register_hook(DataCheckHook())
+    if not any(isinstance(hook, ExactResumeHook) for hook in runner.hooks):
+        runner.register_hook(ExactResumeHook())
     try:
-        begin_run(runner)
-        with empty_sets_explained():
-            runner.train()
-    except (CheckpointError, DataError, WorkDirInUse) as error:
+        with missing_workers_named():
+            begin_run(runner, restarted=resumes_by_itself())
+            with empty_sets_explained():
+                runner.train()
+            finish_distributed()
+    except (CannotResume, CheckpointError, DataError, WorkDirInUse) as error:
         end_with(error)
-    finish_distributed()
 
 
 if __name__ == '__main__':

@@ -33,6 +33,9 @@ def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
     protocols = {'resist', 'local_sgd', 'paper', 'torch_averager'}
     assert set(found['seconds']) == set(found['bytes']) == protocols
     assert all(seconds > 0 for seconds in found['seconds'].values())
+    assert set(found['guard_seconds']) == {'resist', 'local_sgd'}
+    for guard in found['guard_seconds'].values():
+        assert set(guard) == {'looking', 'voting'} and all(seconds > 0 for seconds in guard.values())
     whole = 4 * NETWORK_PARAMS
     sampler = PartitionSampler(6, 2)
     rounds = [sampler.sample(index) for index in range(WARM_UP, WARM_UP + 6)]

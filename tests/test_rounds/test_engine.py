@@ -12,10 +12,21 @@ from torch import Tensor
 
 from resist_mm.builders import build_codec
 from resist_mm.exchange import Codec, Transport
+from resist_mm.exchange.codec import TopK
 from resist_mm.hooks import RoundHook
 from resist_mm.partition import Assignment
 from resist_mm.registry import CODECS, PROTOCOLS
-from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, Part, Parts, ResIST, TravellingState
+from resist_mm.rounds import (
+    Engine,
+    ExchangeRefused,
+    LocalSGD,
+    OptimizerState,
+    Part,
+    Parts,
+    ResIST,
+    RoundProtocol,
+    TravellingState,
+)
 from resist_mm.rounds.staging import StagedExchange
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
@@ -63,8 +74,12 @@ class OuterStep(ResIST):
 # where worker 1 fails: class, method, and whether the others are waiting for its messages then
 STEPS = {
     'planning': (ResIST, 'assign', False),
+    'choosing': (RoundProtocol, 'travelling', False),
+    'finding out': (OptimizerState, 'prepare', False),
     'checking': (Parts, 'check_trainable', False),
     'staging': (StagedExchange, '_stage', False),
+    'encoding': (TopK, 'encode', True),
+    'decoding': (TopK, 'decode', True),
     'gathering': (Transport, '_gather', True),
     'delivering': (Transport, '_deliver', True),
     'averaging': (Transport, '_finish_averages', True),

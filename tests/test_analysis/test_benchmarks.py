@@ -29,7 +29,7 @@ def link_tools_missing():
 
 
 def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
-    found = json.loads(run_tool('analysis_tools/benchmark_exchange.py', *TINY, '--rounds', 5, '--json'))
+    found = json.loads(run_tool('analysis_tools/benchmark_exchange.py', *TINY, '--rounds', 3, '--json'))
     protocols = {'resist', 'local_sgd', 'paper', 'torch_averager'}
     assert set(found['seconds']) == set(found['bytes']) == protocols
     assert all(seconds > 0 for seconds in found['seconds'].values())
@@ -38,7 +38,7 @@ def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
         assert set(guard) == {'looking', 'voting'} and all(seconds > 0 for seconds in guard.values())
     whole = 4 * NETWORK_PARAMS
     sampler = PartitionSampler(6, 2)
-    rounds = [sampler.sample(index) for index in range(WARM_UP, WARM_UP + 6)]
+    rounds = [sampler.sample(index) for index in range(WARM_UP, WARM_UP + 4)]
     sends = [ExchangePlan.between(old, new).num_sends for old, new in pairwise(rounds)]
     shared = whole - 6 * TINY_BLOCK_BYTES
     expected = [2 * shared + n * TINY_BLOCK_BYTES for n in sends]

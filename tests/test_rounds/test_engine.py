@@ -137,7 +137,7 @@ def test_an_exchange_that_fails_on_one_worker_changes_nothing_on_any(step):
         if worker == 1:
             assert error == 'MemoryError'
         else:
-            assert error == ('RuntimeError' if STEPS[step][2] else ExchangeRefused.__name__)
+            assert error == ('LostWorker' if STEPS[step][2] else ExchangeRefused.__name__)
     if not STEPS[step][2]:
         parameters = [{k: v for k, v in r[2].items() if k in dict(ToyModel().named_parameters())} for r in results]
         assert all(_equal(parameters[0], other) for other in parameters)

@@ -153,7 +153,7 @@ class ExactResumeHook(Hook):
     def _iters_now(self, runner: Runner, meta: dict, info: dict) -> int:
         """The number of iterations at the position of a checkpoint, with the epochs of this run."""
         length = dataloader_length(runner)
-        if length is None:
+        if not length:
             return meta['iter']
         saved = info.get('max_iters', 0) // max(1, info.get('max_epochs', 1)) or length
         self._saved_epoch_iters = saved

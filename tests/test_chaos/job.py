@@ -42,11 +42,12 @@ def build_runner(
     """The Runner of a job; ``resume`` is a checkpoint, or whether to find one."""
     job = JOBS[name]
     hook = dict(bn_batches=2) | job.hook
+    exact = [dict(type='resist_mm.ExactResumeHook')] if job.exact else []
     Visualizer._initialize_fig = _figure  # never drawn on, and a third of the time of a start
     ema = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.3)] if job.ema else []
     return toy_runner(
         work_dir,
-        [hook, *ema, *hooks],
+        [hook, *ema, *exact, *hooks],
         ToyModel(stage_blocks=(1, 1, 5)),
         train_dataloader=dict(
             batch_size=2,

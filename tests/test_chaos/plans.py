@@ -40,6 +40,7 @@ class Job:
         save_every: Number of iterations after which a checkpoint is saved.
         background: Whether training goes on meanwhile.
         ema: Whether there is a moving average of the weights.
+        exact: Whether a resumed run has to be the same run (ExactResumeHook, as tools/train.py adds it).
     """
 
     hook: dict[str, Any]
@@ -48,6 +49,7 @@ class Job:
     save_every: int = 4
     background: bool = False
     ema: bool = False
+    exact: bool = True
 
 
 def _resist(**options: Any) -> dict[str, Any]:
@@ -67,7 +69,10 @@ JOBS = {
     'resist, top-k': Job(_resist(min_blocks=2, codec=dict(type='topk', share=0.25)), 3, save_every=6),
     'resist, bad rounds dropped': Job(_resist(min_blocks=2, bad_numbers='drop'), 3),
     'local SGD': Job(
-        dict(type='resist_mm.LocalSGDHook', local_iters=2, momentum_restart_interval=None), 2, ema=True
+        dict(type='resist_mm.LocalSGDHook', local_iters=2, momentum_restart_interval=None),
+        2,
+        ema=True,
+        exact=False,
     ),
     'local SGD, in the background': Job(
         dict(type='resist_mm.LocalSGDHook', local_iters=2, bn='average'), 4, save_every=2, iters=8, background=True

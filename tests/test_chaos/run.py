@@ -56,7 +56,7 @@ def _what_went_wrong(result: Result) -> str:
     for kind, words in (
         ('hung', ('did not end', 'ended only after', 'not complete')),
         ('lost', ('but that of', 'was saved', 'damaged')),
-        ('wrong', ('wrong weights', 'same weights', 'not finite')),
+        ('wrong', ('wrong weights', 'same weights', 'the weights are not', 'not finite')),
     ):
         if any(word in problems for word in words):
             return kind

@@ -99,6 +99,8 @@ def carry_out(plan: Plan, folder: Path, references: Path) -> Result:
                 f'wrong weights: {digest[:12]}, those of the undisturbed run are {expected[:12]}'
             )
         result.as_undisturbed = digest == reference(plan, (), references)[1]
+        if JOBS[plan.job].exact and not result.as_undisturbed:
+            result.problems.append('the weights are not those of a run without restarts')
     result.seconds = time.monotonic() - began
     return result
 

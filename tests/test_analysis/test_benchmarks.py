@@ -43,7 +43,7 @@ def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
     shared = whole - 6 * TINY_BLOCK_BYTES
     expected = [2 * shared + n * TINY_BLOCK_BYTES for n in sends]
     assert found['bytes_of_rounds']['resist'] == pytest.approx(expected)
-    assert found['bytes']['resist'] == pytest.approx(sum(expected) / 5)
+    assert found['bytes']['resist'] == pytest.approx(sum(expected) / 3)
     assert found['bytes']['local_sgd'] == found['bytes']['torch_averager'] == pytest.approx(2 * whole)
     # the paper's protocol reduces a shared block to one holder, also if that one does not keep it
     assert found['bytes']['paper'] >= found['bytes']['resist']

@@ -29,7 +29,7 @@ def _enter(module: ModuleType) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Has the table's module loaded as ever, and enters the package afterwards."""
+    """Loads the module of the table in the usual way, then enters the package."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

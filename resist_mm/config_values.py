@@ -8,11 +8,21 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['check_values']
+__all__ = ['check_has_model', 'check_values']
 
 # key of train_cfg: its least value
 TRAIN_CFG = dict(max_iters=1, max_epochs=1, val_interval=1, val_begin=0)
 LOADER = dict(batch_size=1, num_workers=0)
+
+
+def check_has_model(cfg: Config) -> None:
+    """Check that a config has a model.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise ValueError(f'{cfg.filename or "the config"} has no model, or one that is no dict(type=...)')
 
 
 def check_values(cfg: Config) -> None:

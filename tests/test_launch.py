@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from resist_mm import launch
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.hooks import LocalSGDHook
+from resist_mm.launch import ending, process_group
 from tests.toy import toy_runner
 from tests.workers import run_workers
 
@@ -27,8 +28,8 @@ def started(monkeypatch):
         torch.cuda.set_device(int(seen.get('local_rank', 0)))
         seen.update(dist_cfg, launcher=launcher)
 
-    monkeypatch.setattr(launch, 'init_dist', init_dist)
-    monkeypatch.setattr(launch, 'set_multi_processing', lambda **kwargs: None)
+    monkeypatch.setattr(process_group, 'init_dist', init_dist)
+    monkeypatch.setattr(process_group, 'set_multi_processing', lambda **kwargs: None)
     return seen
 
 
@@ -69,9 +70,11 @@ def test_otherwise_it_is_left_to_the_runner(monkeypatch, started, gpus, launcher
     assert 'backend' not in started
 
 
-def _data_config(root) -> Config:
+def _data_config(root, text: str = '') -> Config:
     dataset = dict(type='VOCDataset', data_root=str(root), ann_file='VOC2007/ImageSets/Main/trainval.txt')
-    return Config(dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))))
+    return Config(
+        dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))), cfg_text=text
+    )
 
 
 def test_a_missing_list_of_images_names_key_and_file(tmp_path):
@@ -80,7 +83,9 @@ def test_a_missing_list_of_images_names_key_and_file(tmp_path):
     message = str(error.value)
     assert 'train_dataloader.dataset.datasets.0.ann_file' in message
     assert str(tmp_path / 'VOC2007/ImageSets/Main/trainval.txt') in message
-    assert 'RESIST_MM_VOC' in message
+    assert message.endswith('set its location: --cfg-options train_dataloader.dataset.datasets.0.data_root=...')
+    with pytest.raises(FileNotFoundError, match='RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment, or --cfg'):
+        check_data_sets(_data_config(tmp_path, "root = '{{$RESIST_MM_VOC:data/}}'"), ['train_dataloader'])
 
 
 def test_a_list_of_images_that_is_there_passes(tmp_path):
@@ -194,8 +199,29 @@ def test_an_error_is_said_once_on_each_machine(monkeypatch, environment, speaks)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     waited = []
-    monkeypatch.setattr(launch.time, 'sleep', waited.append)
+    monkeypatch.setattr(ending.time, 'sleep', waited.append)
     with pytest.raises(SystemExit) as ended:
         launch.end_with(FileNotFoundError('no such set'))
     assert ended.value.code == ('FileNotFoundError: no such set' if speaks else 1)
     assert bool(waited) != speaks
+
+
+@pytest.mark.parametrize('timeout', [0, -5, True, None, '10 minutes', float('inf'), float('nan')])
+def test_a_timeout_that_is_none(timeout):
+    with pytest.raises(ValueError, match=r'env_cfg\.dist_cfg\.timeout must be a positive number of seconds.* 600'):
+        launch.check_timeout(Config(dict(env_cfg=dict(dist_cfg=dict(timeout=timeout)))))
+
+
+@pytest.mark.parametrize(
+    'env_cfg', [dict(), dict(env_cfg=dict()), dict(env_cfg=dict(dist_cfg=dict(backend='nccl')))]
+)
+def test_the_runner_gets_the_default_timeout_too(monkeypatch, started, env_cfg):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    cfg = Config(dict(launcher='pytorch', **env_cfg))
+    launch.init_distributed(cfg)
+    assert 'launcher' not in started  # left to the Runner
+    assert cfg.env_cfg.dist_cfg.timeout == 600
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    launch.init_distributed(cfg)
+    assert started['timeout'] == 600

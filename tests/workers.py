@@ -17,6 +17,7 @@ import torch.distributed as dist
 TIMEOUT_SEC = 600
 # what the server of processes imports once, before it forks the first worker
 PRELOADED = ['torch', 'mmengine.runner', 'resist_mm.hooks', 'resist_mm.models', 'tests.toy']
+PRELOADED += ['mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models']
 
 
 def run_workers(function: Callable, num_workers: int, *args: Any) -> list:

@@ -3,7 +3,7 @@
 #
 #   tools/dist_test.sh CONFIG CHECKPOINT WORKERS [arguments of tools/test.py]
 #
-# On several machines: like tools/dist_train.sh.
+# On several machines, and what can be set: like tools/dist_train.sh.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
 if [ $# -lt 3 ]; then

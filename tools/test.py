@@ -9,15 +9,16 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, load_safely
-from resist_mm.convert import read_config
+from resist_mm.config_values import check_has_model
+from resist_mm.convert import Options, change_config, read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import end_with, finish_distributed, init_distributed
+from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='folder for drawn predictions, relative to the folder of this run')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which a window is shown')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ..., or key="[a,b]"'
+        '--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ..., or key="[a,b]"'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK
@@ -52,8 +53,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and apply the command line to it."""
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    change_config(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -71,12 +71,15 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@record_failures
 def main() -> None:
     """Evaluate."""
+    begin_worker()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:
         cfg = load_config(args)
+        check_has_model(cfg)
         check_data_sets(cfg, ['test_dataloader'])
         init_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:

@@ -14,12 +14,13 @@ import time
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resist_mm.checkpoint import CheckpointError, load_safely
+from resist_mm.config_values import check_has_model
+from resist_mm.convert import Options, change_config, read_config
 from resist_mm.launch import end_with
 from resist_mm.registry import MODELS
 
@@ -56,7 +57,7 @@ def inference_cost(model: nn.Module, image_size: int, batch_size: int) -> tuple[
 def main() -> None:
     """Test the ensemble; print its accuracy and its cost beside those of one member and of the whole network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the members')
+    parser.add_argument('config', help='config of the members; PACKAGE::FILE for one of a package')
     parser.add_argument('checkpoints', nargs='+', help='a checkpoint for every member')
     parser.add_argument(
         '--trust-checkpoint', action='store_true', help='load the checkpoints even if they can run code'
@@ -65,15 +66,20 @@ def main() -> None:
     parser.add_argument('--work-dir', help='default: work_dirs/CONFIG/ensemble')
     parser.add_argument('--image-size', type=int, default=32, help='for counting the cost; default: 32')
     parser.add_argument('--batch-size', type=int, default=100, help='for measuring the time; default: 100')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
     load_safely(args.trust_checkpoint)
     for checkpoint in args.checkpoints:
         if not osp.isfile(checkpoint):
             parser.error(f'there is no checkpoint {checkpoint}')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg = read_config(args.config)
+        change_config(cfg, args.cfg_options)
+        whole = None if args.whole is None else read_config(args.whole)
+        for read in (cfg, whole) if whole is not None else (cfg,):
+            check_has_model(read)
+    except (FileNotFoundError, ValueError) as error:
+        end_with(error)
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or osp.join('work_dirs', name, 'ensemble')
     cfg.launcher = 'none'
@@ -84,9 +90,8 @@ def main() -> None:
     except CheckpointError as error:
         end_with(error)
     models = {'one member': runner.model.members[0], f'ensemble of {len(args.checkpoints)}': runner.model}
-    if args.whole is not None:
-        whole = Config.fromfile(args.whole).model
-        models['whole network'] = MODELS.build(whole).to(next(runner.model.parameters()).device)
+    if whole is not None:
+        models['whole network'] = MODELS.build(whole.model).to(next(runner.model.parameters()).device)
     for key, value in metrics.items():
         print(f'{key}: {value:.4g}')
     print(f'{"":16} {"M parameters":>13} {"G mult-adds":>12} {"ms an image":>12}')

@@ -9,23 +9,26 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, WorkDirInUse, load_safely
-from resist_mm.config_values import check_values
-from resist_mm.convert import Converted, add_arguments, convert_as_asked, read_config
+from resist_mm.config_values import check_has_model, check_values
+from resist_mm.convert import Converted, Options, add_arguments, change_config, convert_as_asked, read_config
 from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.hooks import DataCheckHook, begin_run
+from resist_mm.hooks import CannotResume, DataCheckHook, ExactResumeHook, begin_run
 from resist_mm.launch import (
+    begin_worker,
     check_wrapper,
     end_with,
     finish_distributed,
     init_distributed,
+    record_failures,
+    resumes_by_itself,
     scale_lr_by_one_worker,
 )
+from resist_mm.rounds.whereabouts import missing_workers_named
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,8 +57,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        help='change the config: KEY=VALUE ..., such as custom_hooks.0.local_iters=20 or key="[a,b]"',
+        action=Options,
+        help='change the config: KEY=VALUE ..., such as custom_hooks.0.local_iters=20 or key="[a,b]"; options of '
+        'the hook that --resist or --local-sgd adds go behind these: --resist local_iters=20',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK
@@ -69,32 +73,35 @@ def load_config(args: argparse.Namespace) -> Converted:
     """Read the config file and apply the command line to it; returns what a conversion has changed, too."""
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    change_config(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(cfg.filename))[0])
+    check_has_model(cfg)
+    resume_from = None if args.resume == 'auto' else args.resume
+    if resume_from is not None and '://' not in resume_from and not osp.isfile(resume_from):
+        raise FileNotFoundError(f'there is no checkpoint {resume_from} to resume from')
     cfg, changes = convert_as_asked(cfg, args, cfg.work_dir)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError(
                 f'--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in {args.config}, which has none'
             )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from is not None and '://' not in cfg.load_from and not osp.isfile(cfg.load_from):
-            raise FileNotFoundError(f'there is no checkpoint {cfg.load_from} to resume from')
+        cfg.load_from = resume_from
     return Converted(cfg, changes)
 
 
+@record_failures
 def main() -> None:
     """Train."""
+    begin_worker()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:
@@ -104,20 +111,23 @@ def main() -> None:
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
         init_distributed(cfg)
-    except (FileNotFoundError, ValueError) as error:
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for change in changes:
         runner.logger.info(f'Changed config: {change}')
     scale_lr_by_one_worker(runner)
     runner.register_hook(DataCheckHook())
+    if not any(isinstance(hook, ExactResumeHook) for hook in runner.hooks):
+        runner.register_hook(ExactResumeHook())
     try:
-        begin_run(runner)
-        with empty_sets_explained():
-            runner.train()
-    except (CheckpointError, DataError, WorkDirInUse) as error:
+        with missing_workers_named():
+            begin_run(runner, restarted=resumes_by_itself())
+            with empty_sets_explained():
+                runner.train()
+            finish_distributed()
+    except (CannotResume, CheckpointError, DataError, WorkDirInUse) as error:
         end_with(error)
-    finish_distributed()
 
 
 if __name__ == '__main__':

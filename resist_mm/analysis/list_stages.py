@@ -2,7 +2,7 @@
 
 No weights are loaded and nothing is trained. Examples:
     python tools/analysis_tools/list_stages.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
-    python tools/analysis_tools/list_stages.py configs/yolo_resist_voc.py --image-size 448 448 --workers 4
+    python tools/analysis_tools/list_stages.py configs/yolo_ddp_voc.py --image-size 448 448 --workers 4
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..convert import read_config
 from ..convert.build import build_to_look_at
 from ..convert.chains import Chain, find_chains
-from ..convert.choice import choose_chains, choose_min_blocks
+from ..convert.choice import check_is_no_local_sgd, choose_chains, choose_min_blocks
+from ..convert.edits import check_has_no_protocol, check_has_no_teacher
+from ..models.partition import partitioned_stages
 
 __all__ = ['StageRow', 'flops_of_blocks', 'list_stages', 'main']
 
@@ -135,6 +137,29 @@ def print_table(rows: Sequence[StageRow], image_size: tuple[int, int]) -> None:
         print('adapter none: blocks that may be residual or not, dealt out only if --resist stages= names them')
 
 
+def recommendation(model: nn.Module, workers: int) -> str:
+    """What ``--resist`` would choose.
+
+    Raises:
+        ValueError: If it finds no chain to partition.
+    """
+    there = partitioned_stages(model)
+    if there:
+        blocks = sum(stage.num_partitioned for stage in there.values())
+        stages = f'{",".join(there)}, which the model partitions by itself (leave out stages=);'
+    else:
+        chains = choose_chains(model, workers).chains
+        blocks = sum(chain.num_partitioned for chain in chains)
+        stages = f'stages={",".join(chain.path for chain in chains)}'
+    least = choose_min_blocks(blocks)
+    said = f'--resist with {workers} workers: '
+    try:
+        check_is_no_local_sgd(blocks, workers, least)
+    except ValueError as error:
+        return f'{said}{error}'
+    return f'{said}{stages} min_blocks={least}, {blocks} blocks to deal out'
+
+
 def main() -> None:
     """Print what a config's model offers, and what ``--resist`` would choose."""
     args = parse_args()
@@ -148,15 +173,12 @@ def main() -> None:
         sys.exit(f'list_stages.py: {error}')
     if rows:
         print_table(rows, tuple(args.image_size))
-    for workers in args.workers:
-        try:
-            chains = choose_chains(model, workers).chains
-        except ValueError as error:
-            sys.exit(f'\n--resist: {error}')
-        blocks = sum(chain.num_partitioned for chain in chains)
-        paths = ','.join(chain.path for chain in chains)
-        least = choose_min_blocks(blocks)
-        print(f'--resist with {workers} workers: stages={paths} min_blocks={least}, {blocks} blocks to deal out')
+    try:
+        check_has_no_protocol(cfg)
+        check_has_no_teacher(cfg)
+        print('\n'.join(recommendation(model, workers) for workers in args.workers))
+    except ValueError as error:
+        sys.exit(f'\n--resist: {error}')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ NUMBERED = re.compile(r'(?!best_).*?(\d+)\.pth')
 
 
 def newest_whole(
-    work_dir: str | Path, folders: Iterable[str | Path] = (), trust: bool = False
+    work_dir: str | Path, folders: Iterable[str | Path] = (), trust: bool = False, after_ns: int = 0
 ) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint that can be read whole.
 
@@ -26,6 +26,8 @@ def newest_whole(
         work_dir (str or Path): Of the run.
         folders (Iterable): Where else its checkpoints may be.
         trust (bool): As in :func:`read_checkpoint`.
+        after_ns (int): Only checkpoints that were written later, in nanoseconds of the file system's clock.
+            Defaults to 0: all.
 
     Returns:
         tuple[Path or None, list[str]]: The checkpoint, and what is wrong with each newer one.
@@ -35,6 +37,8 @@ def newest_whole(
     """
     passed_over = []
     for path in _candidates(Path(work_dir), [Path(folder) for folder in folders]):
+        if path.stat().st_mtime_ns <= after_ns:
+            continue
         try:
             checkpoint = read_checkpoint(path, 'cpu', trust)
         except (BrokenCheckpoint, OSError) as error:

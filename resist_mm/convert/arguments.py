@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 
-from .convert import Converted, to_ddp, to_local_sgd, to_resist
-from .edits import stages_of
+from .convert import LOCAL_SGD_HOOK, RESIST_HOOK, Converted, to_ddp, to_local_sgd, to_resist
+from .resumed import look_at_run
 
-__all__ = ['add_arguments', 'convert_as_asked']
+__all__ = ['Options', 'add_arguments', 'change_config', 'convert_as_asked']
 
 
 class Options(DictAction):
@@ -47,14 +47,33 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='train this config by local SGD. Options: those of LocalSGDHook, as local_iters=50',
     )
-    group.add_argument('--ddp', action='store_true', help='train this config data-parallel, also on CPUs')
+    group.add_argument(
+        '--ddp',
+        action='store_true',
+        help='train this config data-parallel, also on CPUs; there SyncBN becomes BN',
+    )
+
+
+def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Change a config by ``--cfg-options``, in place.
+
+    Raises:
+        ValueError: If an item is named that a list does not have, or a part of something that has none.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError) as error:
+        message = f'--cfg-options: {str(error.args[0]).rstrip(".")}'
+        if any(key.startswith('custom_hooks') for key in options or {}):
+            message += '. Options of a hook that --resist or --local-sgd adds go behind these'
+        raise ValueError(message) from error
 
 
 def convert_as_asked(cfg: Config, args: Namespace, work_dir: str) -> Converted:
     """Convert a config as the command line asks; without one of these arguments it stays.
 
-    A run that is resumed keeps its stages, also with another number of workers: the activation scales in its
-    checkpoint are those of its stages.
+    A run that is resumed keeps its stages and the options of its hook, also with another number of workers, except
+    those that the command line names. The activation scales in its checkpoint are those of its stages.
 
     Args:
         cfg (Config): The config, with the changes of ``--cfg-options``.
@@ -62,20 +81,34 @@ def convert_as_asked(cfg: Config, args: Namespace, work_dir: str) -> Converted:
         work_dir (str): Folder of the run.
 
     Raises:
+        FileNotFoundError: If there is no checkpoint to resume from.
         ValueError: If it cannot be converted.
+        CheckpointError: If the checkpoint to resume from is damaged or not safe to read.
     """
     if args.resist is not None:
         options = _nested(args.resist)
         if 'workers' in options:
             raise ValueError('--resist: the number of workers is that of the launcher, leave workers= out')
-        before = _stages_before(cfg, work_dir) if args.resume is not None and 'stages' not in options else None
-        if before is None:
-            return to_resist(cfg, **options)
-        resumed, changes = to_resist(cfg, **options, stages=before)
-        return Converted(resumed, ['stages: those of the run that is resumed', *changes[1:]])
+        options, notes = _of_the_run(cfg, args, work_dir, RESIST_HOOK, options)
+        converted, changes = to_resist(cfg, **options)
+        return Converted(converted, notes + changes)
     if args.local_sgd is not None:
-        return to_local_sgd(cfg, **_nested(args.local_sgd))
-    return to_ddp(cfg) if args.ddp else Converted(cfg, [])
+        options, notes = _of_the_run(cfg, args, work_dir, LOCAL_SGD_HOOK, _nested(args.local_sgd))
+        converted, changes = to_local_sgd(cfg, **options)
+        return Converted(converted, notes + changes)
+    if args.ddp:
+        return to_ddp(cfg, sync_bn=torch.cuda.is_available())
+    return Converted(cfg, [])
+
+
+def _of_the_run(
+    cfg: Config, args: Namespace, work_dir: str, hook: str, asked: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The options asked for, with those of the run that is resumed as defaults; and notes about them."""
+    if args.resume is None:
+        return asked, []
+    run = look_at_run(cfg, args.resume, work_dir, hook)
+    return {**run.kept(asked), **asked}, run.notes(asked)
 
 
 def _nested(options: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +116,3 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
     nested = Config()
     nested.merge_from_dict(options)
     return nested.to_dict()
-
-
-def _stages_before(cfg: Config, work_dir: str) -> list[str] | None:
-    file = osp.join(work_dir, osp.basename(cfg.filename or ''))
-    return (stages_of(Config.fromfile(file)) or None) if osp.isfile(file) else None

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from ..config_values import check_has_model
+
 __all__ = ['build_to_look_at']
 
 
@@ -26,9 +28,8 @@ def build_to_look_at(cfg: Config, device: str = 'meta') -> nn.Module:
     Raises:
         ValueError: If the config has no model, or it cannot be built.
     """
+    check_has_model(cfg)
     name = cfg.filename or 'the config'
-    if not isinstance(cfg.get('model'), dict):
-        raise ValueError(f'{name} has no model')
     scope = cfg.get('default_scope') or 'mmengine'
     try:
         with DefaultScope.overwrite_default_scope(scope):

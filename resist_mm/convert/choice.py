@@ -12,12 +12,20 @@ from resist_mm.partition import PartitionSampler
 
 from .chains import BACKBONE, Chain, find_chains
 
-__all__ = ['BLOCKS_PER_WORKER', 'Choice', 'check_is_no_local_sgd', 'choose_chains', 'choose_min_blocks']
+__all__ = [
+    'BLOCKS_PER_WORKER',
+    'Choice',
+    'check_is_no_local_sgd',
+    'choose_chains',
+    'choose_min_blocks',
+    'hands_in_words',
+]
 
 BLOCKS_PER_WORKER = 2
 PAPER_STAGE = f'{BACKBONE}layer3'
 PAPER_MIN_BLOCKS = 5
 MIN_SHARE = 4
+LONG_LIST = 8
 
 
 class Choice(NamedTuple):
@@ -85,11 +93,19 @@ def check_is_no_local_sgd(num_blocks: int, num_workers: int, min_blocks: int) ->
     hands = PartitionSampler(num_blocks, num_workers, min_blocks).blocks_per_worker
     if min(hands) == num_blocks:
         raise ValueError(
-            f'with min_blocks={min_blocks} each of the {num_workers} workers would hold all of the {num_blocks} '
-            'partitioned block(s), which is local SGD: choose a smaller min_blocks, further stages or a deeper '
+            f'with min_blocks={min_blocks} each of the {num_workers} workers would hold all of the '
+            f'{_blocks(num_blocks)}, which is local SGD: choose a smaller min_blocks, further stages or a deeper '
             'network, or ask for --local-sgd'
         )
     return hands
+
+
+def hands_in_words(hands: Sequence[int]) -> str:
+    """How many blocks the workers hold: a number each, or a range where that would be a long list."""
+    if len(hands) <= LONG_LIST:
+        return str(list(hands))
+    least, most = min(hands), max(hands)
+    return f'{least} each' if least == most else f'{least} to {most} each'
 
 
 def _is_of_paper(chain: Chain) -> bool:

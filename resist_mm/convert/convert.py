@@ -15,13 +15,15 @@ from torch import nn
 from resist_mm.models.partition import partition, partitioned_stages
 from resist_mm.registry import HOOKS
 
+from .asked import partition_as_asked
 from .build import build_to_look_at
-from .choice import check_is_no_local_sgd, choose_chains, choose_min_blocks
+from .choice import check_is_no_local_sgd, choose_chains, choose_min_blocks, hands_in_words
 from .edits import (
     add_hook,
     add_import,
     check_has_no_protocol,
     check_has_no_teacher,
+    data_parallel_wrapper,
     draw_own_random_numbers,
     hints,
     remove_sync_bn,
@@ -104,7 +106,8 @@ def to_resist(
     if min_blocks is None:
         options['min_blocks'] = choose_min_blocks(num_blocks)
     hands = check_is_no_local_sgd(num_blocks, workers, options['min_blocks'])
-    changes.append(f'min_blocks: {options["min_blocks"]}; {workers} workers hold {hands} of {num_blocks} blocks')
+    held = hands_in_words(hands)
+    changes.append(f'min_blocks: {options["min_blocks"]}; {workers} workers hold {held} of {num_blocks} blocks')
     return Converted(cfg, changes + _train_in_rounds(cfg, model, RESIST_HOOK, options))
 
 
@@ -130,28 +133,27 @@ def to_local_sgd(cfg: Config | str | Path, local_iters: int = LOCAL_ITERS, **opt
     return Converted(cfg, _train_in_rounds(cfg, build_to_look_at(cfg), LOCAL_SGD_HOOK, options))
 
 
-def to_ddp(cfg: Config | str | Path) -> Converted:
-    """Turn a config into one that trains data-parallel, on GPUs or CPUs; SyncBN stays.
+def to_ddp(cfg: Config | str | Path, sync_bn: bool = True) -> Converted:
+    """Turn a config into one that trains data-parallel, on GPUs or CPUs.
 
     Args:
         cfg (Config, str or Path): A config, which stays as it is, or its file, also ``mmdet::FILE``.
+        sync_bn (bool): Whether SyncBN stays; else it becomes BN, as by ``tools/train.py --ddp`` on a machine
+            without a GPU, which SyncBN needs. Defaults to True.
 
     Returns:
         Converted: The new config, and what was changed.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the config trains in rounds.
+        ValueError: If the config trains in rounds, or has a model wrapper of another kind.
     """
     cfg = _copy(cfg)
     check_has_no_protocol(cfg)
-    # device_ids=None: mmengine's default, one GPU per worker, fails on a CPU and if workers share a GPU
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    if cfg.get('find_unused_parameters'):  # mmengine reads it only where there is no model_wrapper_cfg
-        wrapper['find_unused_parameters'] = True
-    old = cfg.get('model_wrapper_cfg') or {}
-    changes = set_wrapper(cfg, {**wrapper, **old})
-    return Converted(cfg, changes + use_safe_checkpoints(cfg) + add_import(cfg))
+    changes = set_wrapper(cfg, data_parallel_wrapper(cfg)) + use_safe_checkpoints(cfg) + add_import(cfg)
+    if not sync_bn:
+        changes += [f'{change} (SyncBN needs GPUs)' for change in remove_sync_bn(cfg, build_to_look_at(cfg))]
+    return Converted(cfg, changes)
 
 
 def hook_options(hook: str) -> list[str]:
@@ -209,17 +211,18 @@ def _partition(cfg: Config, model: nn.Module, workers: int, stages: str | Sequen
     if stages is None:
         chains, reasons = choose_chains(model, workers)
         paths, changes = [chain.path for chain in chains], list(reasons)
+        partition(model, paths)
     else:
-        paths = [stages] if isinstance(stages, str) else list(stages)
-        changes = [f'stages: {", ".join(paths)}, as asked']
-    for stage, path in zip(partition(model, paths), paths, strict=True):
-        for number in range(stage.num_partitioned):
-            if not stage.block_parameters(number):
-                raise ValueError(
-                    f'stages names {path!r}, but its blocks are frozen: choose another stage, or lower '
-                    'frozen_stages by --cfg-options model.backbone.frozen_stages=...'
-                )
+        paths = [stages] if isinstance(stages, str) else _paths(stages)
+        changes = [f'stages: {", ".join(paths)}, as given', *partition_as_asked(model, paths)]
     return changes + wrap_model(cfg, paths)
+
+
+def _paths(stages: Any) -> list[str]:
+    paths = list(stages) if isinstance(stages, list | tuple) else [stages]
+    if not all(isinstance(path, str) for path in paths):
+        raise ValueError(f'stages must be a path such as "backbone.layer3", or several of them, got {stages!r}')
+    return paths
 
 
 def _train_in_rounds(cfg: Config, model: nn.Module, hook: str, options: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..launch import ROUND_HOOKS
+from ..config_hooks import custom_hooks, hook_name, is_round_hook, type_name
 from .chains import BACKBONE
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'add_import',
     'check_has_no_protocol',
     'check_has_no_teacher',
+    'data_parallel_wrapper',
     'draw_own_random_numbers',
     'hints',
     'remove_sync_bn',
@@ -29,6 +30,7 @@ __all__ = [
 SYNC_BN = ('SyncBN', 'SyncBatchNorm', 'MMSyncBN', 'NaiveSyncBN', 'naiveSyncBN1d', 'naiveSyncBN2d', 'naiveSyncBN3d')
 ONLY_SYNC_BN_HAS = ('process_group', 'group', 'stats_mode')
 WRAPPER = 'resist_mm.Partitioned'
+DDP = 'MMDistributedDataParallel'
 SAFE_CHECKPOINTS = 'resist_mm.SafeCheckpointHook'
 
 
@@ -38,10 +40,10 @@ def check_has_no_protocol(cfg: Config) -> None:
     Raises:
         ValueError: With the hook.
     """
-    for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        if isinstance(hook, dict) and ('local_iters' in hook or _name(hook.get('type')) in ROUND_HOOKS):
+    for i, hook in enumerate(custom_hooks(cfg)):
+        if is_round_hook(hook):
             raise ValueError(
-                f'custom_hooks.{i} of {cfg.filename or "the config"} is a {_name(hook.get("type"))}: the config '
+                f'custom_hooks.{i} of {cfg.filename or "the config"} is a {hook_name(hook)}: the config '
                 'has a protocol already. Train it as it is, or convert the config that it was made from'
             )
 
@@ -52,11 +54,11 @@ def check_has_no_teacher(cfg: Config) -> None:
     Raises:
         ValueError: With the hook.
     """
-    for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        if isinstance(hook, dict) and _name(hook.get('type')) == 'MeanTeacherHook':
+    for i, hook in enumerate(custom_hooks(cfg)):
+        if hook_name(hook) == 'MeanTeacherHook':
             raise ValueError(
                 f'custom_hooks.{i} is a MeanTeacherHook, which needs all weights of the student in each '
-                'iteration, but with ResIST a worker does not hold them all: --local-sgd trains this config'
+                'iteration, but with ResIST a worker does not hold them all: --local-sgd accepts this config'
             )
 
 
@@ -67,22 +69,47 @@ def wrap_model(cfg: Config, stages: Sequence[str]) -> list[str]:
     else:
         old, key, stages = cfg.model, 'model', list(stages)
     inner = old.pop('type')
+    written = inner if isinstance(inner, str) else f'{inner.__module__}.{inner.__qualname__}'  # can be read again
     if {'model', 'stages'} & set(old):  # its own arguments; they keep to themselves
-        arguments = dict(old)
+        arguments = dict(dict.items(old))  # classes stay names
         old.clear()
-        old.update(model=dict(type=inner, **arguments))
+        old.update(model=dict(type=written, **arguments))
     else:
-        old.model = inner
+        old.model = written
     old.update(type=WRAPPER, stages=stages)
-    return [f"{key}: type={_name(inner)!r} became type='{WRAPPER}', stages={stages}; its arguments stay"]
+    return [f"{key}: type={type_name(inner)!r} became type='{WRAPPER}', stages={stages}; its arguments stay"]
 
 
-def stages_of(cfg: Config) -> list[str]:
+def stages_of(cfg: Config | dict[str, Any]) -> list[str]:
     """The paths, in the whole model, of the stages that :func:`wrap_model` has put in a config; empty: none."""
-    for node, prefix in ((cfg.model, ''), (cfg.model.get('backbone') or {}, BACKBONE)):
-        if node.get('type') == WRAPPER:
-            return [f'{prefix}{path}' for path in node['stages']]
+    model = cfg.get('model')
+    backbone = model.get('backbone') if isinstance(model, dict) else None
+    for node, prefix in ((model, ''), (backbone, BACKBONE)):
+        if isinstance(node, dict) and node.get('type') == WRAPPER:
+            stages = node.get('stages') or []
+            return [f'{prefix}{path}' for path in ([stages] if isinstance(stages, str) else stages)]
     return []
+
+
+def data_parallel_wrapper(cfg: Config) -> dict[str, Any]:
+    """The wrapper for data-parallel training; a config's own options of it are kept.
+
+    Raises:
+        ValueError: If the config has a wrapper of another kind.
+    """
+    # device_ids=None: mmengine's default, one GPU per worker, fails on a CPU and if workers share a GPU
+    wrapper: dict[str, Any] = dict(type=DDP, device_ids=None, broadcast_buffers=False)
+    if cfg.get('find_unused_parameters'):  # mmengine reads it only where there is no model_wrapper_cfg
+        wrapper['find_unused_parameters'] = True
+    old = cfg.get('model_wrapper_cfg') or {}
+    kind = type_name(old.get('type'))
+    if old and kind not in (DDP, 'LocalModel'):
+        raise ValueError(
+            f'model_wrapper_cfg has type {kind!r}, which --ddp (to_ddp) does not replace: train the config as it '
+            f'is, or set model_wrapper_cfg.type={DDP}'
+        )
+    options = {key: value for key, value in old.items() if key != 'type'} if kind == DDP else {}
+    return {**wrapper, **options}
 
 
 def set_wrapper(cfg: Config, wrapper: dict) -> list[str]:
@@ -96,13 +123,13 @@ def add_hook(cfg: Config, hook: dict) -> list[str]:
     """Append a hook; those of the config stay, but for the one that averages buffers after each epoch."""
     kept: list[Any] = []
     dropped: list[Any] = []
-    for old in cfg.get('custom_hooks') or []:
-        (dropped if isinstance(old, dict) and _name(old.get('type')) == 'SyncBuffersHook' else kept).append(old)
+    for old in custom_hooks(cfg):
+        (dropped if hook_name(old) == 'SyncBuffersHook' else kept).append(old)
     cfg.custom_hooks = [*kept, hook]
     arguments = ', '.join(f'{key}={value!r}' for key, value in hook.items() if key != 'type')
     changes = [f'custom_hooks: added {hook["type"]} ({arguments})']
     if kept:
-        changes[0] += f' behind {", ".join(_name(old.get("type")) for old in kept)}'
+        changes[0] += f' after {", ".join(hook_name(old) for old in kept)}'
     if dropped:
         changes.append('custom_hooks: removed SyncBuffersHook, because the exchange makes buffers agree')
     return changes
@@ -126,10 +153,10 @@ def use_safe_checkpoints(cfg: Config) -> list[str]:
     if 'checkpoint' not in cfg.default_hooks:
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook')  # mmengine's default
     hooks = {'default_hooks.checkpoint': cfg.default_hooks.checkpoint}
-    hooks.update((f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or []))
+    hooks.update((f'custom_hooks.{i}', hook) for i, hook in enumerate(custom_hooks(cfg)))
     changes = []
     for key, hook in hooks.items():
-        if isinstance(hook, dict) and _name(hook.get('type')) == 'CheckpointHook':
+        if isinstance(hook, dict) and hook_name(hook) == 'CheckpointHook':
             hook['type'] = SAFE_CHECKPOINTS
             changes.append(f"{key}: type='{SAFE_CHECKPOINTS}' in place of CheckpointHook; its arguments stay")
     return changes
@@ -145,7 +172,7 @@ def remove_sync_bn(cfg: Config, model: nn.Module) -> list[str]:
     changes = []
     replaced = []
     for key, node in _nodes(cfg._cfg_dict, ''):
-        if _name(node.get('type')) in SYNC_BN:
+        if type_name(node.get('type')) in SYNC_BN:
             node['type'] = 'BN'
             for argument in ONLY_SYNC_BN_HAS:
                 node.pop(argument, None)
@@ -202,8 +229,3 @@ def _nodes(node: Any, key: str) -> Iterator[tuple[str, dict]]:
     elif isinstance(node, list | tuple):
         for i, child in enumerate(node):
             yield from _nodes(child, f'{key}.{i}')
-
-
-def _name(kind: Any) -> str:
-    """The name of a type that is a class or a string, without its scope."""
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from resist_mm.checkpoint import CheckpointError, add_digest, load_safely, write_checkpoint
+from resist_mm.checkpoint import CheckpointError, add_digest, load_safely, write_checkpoint, write_text
 from resist_mm.models.fold import fold_scale
 from resist_mm.models.partition import partitioned_stages
 
+from ..config_hooks import custom_hooks, type_name
+from .build import build_to_look_at
+from .read import read_config
+
 __all__ = ['fold_checkpoint', 'main', 'plain_config']
 
-SCOPE = 'resist_mm.'
+PACKAGE = 'resist_mm'
+SCOPE = f'{PACKAGE}.'
 # what only a run that goes on needs
 LEFT_OUT = ('optimizer', 'param_schedulers', 'message_hub', 'ema_state_dict', 'teacher_state_dict')
 
@@ -25,7 +29,7 @@ LEFT_OUT = ('optimizer', 'param_schedulers', 'message_hub', 'ema_state_dict', 't
 def plain_config(cfg: Config) -> Config:
     """Take out of a config what this package put in: partition, hooks, wrapper, imports.
 
-    What is this package's own, such as ``resist_mm.YOLOV2``, stays, and its import with it.
+    What is this package's own, such as ``resist_mm.YOLOV2``, stays, wherever it is, and the import with it.
 
     Args:
         cfg (Config): The config of a run; it is not changed.
@@ -34,16 +38,37 @@ def plain_config(cfg: Config) -> Config:
         Config: Of the same model without a partition.
     """
     plain = Config(_plain(cfg.to_dict()))
-    plain['custom_hooks'] = [
-        hook for hook in plain.get('custom_hooks') or [] if not str(hook.get('type', '')).startswith(SCOPE)
-    ]
+    if 'custom_hooks' in plain:
+        plain['custom_hooks'] = [hook for hook in custom_hooks(plain) if not _own_type(hook.get('type'))]
     plain.pop('model_wrapper_cfg', None)
     imports = plain.get('custom_imports') or {}
-    if SCOPE not in str(plain.get('model')) and 'resist_mm' in imports.get('imports', []):
-        imports['imports'] = [name for name in imports['imports'] if name != 'resist_mm']
-        if not imports['imports']:
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    others = [name for name in names if name != PACKAGE and not name.startswith(SCOPE)]
+    if others != names and not needed_types(plain):
+        if others:
+            imports['imports'] = others
+        else:
             plain.pop('custom_imports')
     return plain
+
+
+def needed_types(cfg: Config) -> list[str]:
+    """What of this package a config names, such as ``resist_mm.YOLOV2``, its import aside."""
+    settings = {key: value for key, value in cfg.to_dict().items() if key != 'custom_imports'}
+    return sorted(set(_own_names(settings)))
+
+
+def _own_names(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value.startswith(SCOPE):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _own_names(inner)
+
+
+def _own_type(kind: Any) -> str | None:
+    """The name of a type of this package; None: it is another one's."""
+    return type_name(kind) if isinstance(kind, str) and kind.startswith(SCOPE) else None
 
 
 def _plain(value: Any) -> Any:
@@ -51,20 +76,20 @@ def _plain(value: Any) -> Any:
         return type(value)(_plain(item) for item in value)
     if not isinstance(value, dict):
         return value
-    kind = str(value.get('type', ''))
-    if kind == f'{SCOPE}Partitioned':
+    kind = _own_type(value.get('type'))
+    if kind == 'Partitioned':
         inner = value['model']
         if isinstance(inner, dict):
             return _plain(inner)
         beside = {key: item for key, item in value.items() if key not in ('model', 'stages')}
         return _plain({**beside, 'type': inner})
     plain = {key: _plain(item) for key, item in value.items()}
-    if kind == f'{SCOPE}PartitionableResNet':
+    if kind == 'PartitionableResNet':
         plain['type'] = 'mmdet.ResNet'
-    if kind == f'{SCOPE}SafeCheckpointHook':
+    if kind == 'SafeCheckpointHook':
         plain['type'] = 'CheckpointHook'
         plain.pop('background', None)
-    if kind in (f'{SCOPE}PartitionableResNet', f'{SCOPE}PreActResNet'):
+    if kind in ('PartitionableResNet', 'PreActResNet'):
         for key in ('partition_stages', 'partition_first'):
             plain.pop(key, None)
     return plain
@@ -83,14 +108,15 @@ def fold_checkpoint(checkpoint: dict[str, Any], cfg: Config | None = None) -> di
     Raises:
         ValueError: If there is no config, the weights are not the model's, or the scale cannot be folded exactly.
     """
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+        raise ValueError('it is no checkpoint as mmengine saves it: a dict with state_dict and meta')
+    meta = checkpoint.get('meta') or {}
     if cfg is None:
-        text = checkpoint.get('meta', {}).get('cfg')
-        if not text:
+        if not meta.get('cfg'):
             raise ValueError('the checkpoint says nothing of its config: name it with --config')
-        cfg = Config.fromstring(text, '.py')
-    __import__('resist_mm')
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+        cfg = _config_of(meta['cfg'])
+    __import__(PACKAGE)
+    model = build_to_look_at(cfg, 'cpu')
     if not partitioned_stages(model):
         raise ValueError('the model of this config has no partitioned stage, and so no scale to fold')
     state = {key: value.clone() for key, value in checkpoint['state_dict'].items()}
@@ -102,9 +128,18 @@ def fold_checkpoint(checkpoint: dict[str, Any], cfg: Config | None = None) -> di
     fold_scale(model)
     folded = {key: value for key, value in checkpoint.items() if key not in LEFT_OUT}
     folded['state_dict'] = {key: value for key, value in model.state_dict().items() if key not in scales}
-    folded['meta'] = {**checkpoint.get('meta', {}), 'cfg': plain_config(cfg).pretty_text}
+    folded['meta'] = {**meta, 'cfg': plain_config(cfg).pretty_text}
     add_digest(folded)
     return folded
+
+
+def _config_of(text: str) -> Config:
+    try:
+        return Config.fromstring(text, '.py')
+    except Exception as error:  # a config is Python, which can fail in any way
+        raise ValueError(
+            f'the config in the checkpoint cannot be read: {error}. Name one with --config'
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,9 +150,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument('source', metavar='IN', help='checkpoint of a run in rounds')
     parser.add_argument(
-        'target', metavar='OUT', help='file to write; the config of the plain model goes beside it, .py'
+        'target', metavar='OUT', help='checkpoint to write, OUT.pth; the config of the plain model goes to OUT.py'
     )
-    parser.add_argument('--config', help='config of the run; default: the one in the checkpoint')
+    parser.add_argument('--config', help='config of the run, or PACKAGE::FILE; default: the one in the checkpoint')
     parser.add_argument(
         '--trust-checkpoint', action='store_true', help='read the checkpoint even if it can run code'
     )
@@ -126,17 +161,29 @@ def main(arguments: list[str] | None = None) -> None:
     if not Path(args.source).is_file():
         parser.error(f'there is no checkpoint {args.source}')
     target = Path(args.target)
-    if target.exists() and target.samefile(args.source):
-        parser.error('IN and OUT are the same file')
+    config = _config_beside(parser, target, Path(args.source))
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(args.source, map_location='cpu')
-        folded = fold_checkpoint(checkpoint, None if args.config is None else Config.fromfile(args.config))
-    except CheckpointError as error:
+        cfg = None if args.config is None else read_config(args.config)
+        folded = fold_checkpoint(CheckpointLoader.load_checkpoint(args.source, map_location='cpu'), cfg)
+        write_checkpoint(folded, target)
+        write_text(folded['meta']['cfg'], config)
+    except (CheckpointError, OSError) as error:
         parser.exit(1, f'{error}\n')
     except ValueError as error:
         parser.exit(1, f'{args.source}: {error}\n')
-    write_checkpoint(folded, target)
+    needed = needed_types(Config.fromfile(config))
+    print(
+        f'{target} and {config}: resist_mm is ' + (f'needed for {", ".join(needed)}' if needed else 'not needed')
+    )
+
+
+def _config_beside(parser: argparse.ArgumentParser, target: Path, source: Path) -> Path:
+    """The file for the plain config; it must not be that of a run."""
+    if target.exists() and target.samefile(source):
+        parser.error('IN and OUT are the same file')
+    if target.suffix == '.py':
+        parser.error(f'OUT is the checkpoint to write, such as {target.with_suffix(".pth")}, got {target}')
     config = target.with_suffix('.py')
-    config.write_text(folded['meta']['cfg'])
-    needed = SCOPE in folded['meta']['cfg']
-    print(f'{target} and {config}: ' + ('the model is one of resist_mm' if needed else 'resist_mm is not needed'))
+    if config.exists():
+        parser.error(f'the config would be written to {config}, which is there already: choose another OUT')
+    return config

@@ -20,8 +20,8 @@ def read_config(path: str | Path) -> Config:
         path (str or Path): A file; or ``PACKAGE::FILE``, one that an installed OpenMMLab package brings along.
 
     Raises:
-        FileNotFoundError: If there is no such file; similar ones are named.
-        ValueError: If the package is not installed, or one that the config imports.
+        FileNotFoundError: If there is no such file, similar ones are named; or none that it inherits from.
+        ValueError: If the package is not installed, or the config cannot be read.
     """
     path = str(path)
     if '::' in path:
@@ -30,12 +30,16 @@ def read_config(path: str | Path) -> Config:
         raise FileNotFoundError(f'there is no config file {path}')
     try:
         return Config.fromfile(path)
-    except ImportError as error:
-        raise ValueError(f'{path} cannot be read: {_first_line(error)}') from None
+    except Exception as error:  # a config is Python, which can fail in any way
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f'{path} cannot be read: {_reason(error)}') from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition(', the current sys.path')[0].partition('\n')[0]
+def _reason(error: Exception) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = text.partition(', the current sys.path')[0].strip().partition('\n')[0]
+    speaks_for_itself = isinstance(error, ImportError | OSError | SyntaxError | ValueError) and text
+    return text if speaks_for_itself else f'{type(error).__name__}: {text}'
 
 
 def _file_of_package(path: str) -> str:

@@ -14,6 +14,8 @@ from .image_set import ImageSet
 
 __all__ = ['check_data_sets']
 
+VOC_VARIABLE = 'RESIST_MM_VOC'
+
 
 def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
     """Check that the annotation files and image folders that a config names exist.
@@ -29,25 +31,29 @@ def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
         FileNotFoundError: With the config key, the path, and how to set the location of
             the data set.
     """
+    by_variable = VOC_VARIABLE in cfg.text  # of the config files, before mmengine puts the value in
     for dataloader in dataloaders:
         for key, dataset in _datasets(cfg.get(dataloader) or {}, dataloader):
             if dataset.get('ann_file'):
-                _check_annotation_file(key, dataset)
+                _check_annotation_file(key, dataset, by_variable)
             elif str(dataset.get('type')).startswith('resist_mm.'):
                 _check_image_set(key, dataset)
 
 
-def _check_annotation_file(key: str, dataset: Mapping) -> None:
+def _check_annotation_file(key: str, dataset: Mapping, by_variable: bool) -> None:
     root, file = dataset.get('data_root') or '', dataset['ann_file']
     if not isinstance(file, str) or dataset.get('backend_args'):
         return
     path = file if osp.isabs(file) else osp.join(root, file)
     if '://' in path or osp.isfile(path):
         return
+    where = 'ann_file' if osp.isabs(file) else 'data_root'
+    ways = [f'--cfg-options {key}.{where}=...']
+    if by_variable:
+        ways.insert(0, f'{VOC_VARIABLE}=/path/to/VOCdevkit/ in the environment')
     raise FileNotFoundError(
-        f'{key}.ann_file: there is no file {osp.abspath(path)!r}; data_root is {root!r}. Put the data '
-        'set, or a link to it, there; or set its location as README.md describes (for Pascal VOC: '
-        'RESIST_MM_VOC=/path/to/VOCdevkit/ in the environment)'
+        f'{key}.ann_file: there is no file {osp.abspath(path)!r}; data_root is {root!r}. Put the data set, or a '
+        f'link to it, there; or set its location: {", or ".join(ways)}'
     )
 
 

@@ -21,6 +21,8 @@ PIECE = 1 << 16  # numbers packed at a time: the intermediate words take eight t
 class Codec(ABC):
     """Turns a flat tensor into a message and back.
 
+    An engine tries it on a few numbers before training.
+
     Attributes:
         uses_reference: Whether a message holds changes relative to a tensor that both the
             sender and the receivers have.
@@ -51,7 +53,7 @@ class Codec(ABC):
             reference (Tensor, optional): Shape (numel,); None stands for zeros.
 
         Returns:
-            Tensor: Bytes, of shape (message_bytes(numel),).
+            Tensor: Bytes, of dtype uint8 and shape (message_bytes(numel),).
         """
 
     @abstractmethod

@@ -11,7 +11,9 @@ from .codec import Codec
 from .memory import empty_flat
 from .wire import message_bytes
 
-__all__ = ['Form', 'Payload']
+__all__ = ['Form', 'Payload', 'try_codec']
+
+TRIED = 1001  # numbers: a length that suits no grouping
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,21 @@ class Form:
     reference: Tensor | None = None
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """The message to send: the tensor itself if there is no codec."""
-        return tensor if self.codec is None else self.codec.encode(tensor, self.reference)
+        """The message to send: the tensor itself if there is no codec.
+
+        Raises:
+            ValueError: If the codec makes another message than it has announced, which nobody could receive.
+        """
+        if self.codec is None:
+            return tensor
+        message = self.codec.encode(tensor, self.reference)
+        announced = self.codec.message_bytes(tensor.numel())
+        if message.dtype != torch.uint8 or message.shape != (announced,):
+            raise ValueError(
+                f'the codec {type(self.codec).__name__} encodes {tensor.numel()} numbers as {message.dtype} of '
+                f'shape {tuple(message.shape)}, but its message_bytes says torch.uint8 of shape ({announced},)'
+            )
+        return message
 
     def decode(self, message: Tensor, out: Tensor) -> None:
         """Decode a message into ``out``."""
@@ -40,6 +55,18 @@ class Form:
     def shard(self, low: int, high: int) -> Form:
         """The form of the elements from ``low`` up to, but not including, ``high``."""
         return Form(self.codec, None if self.reference is None else self.reference[low:high])
+
+
+@torch.no_grad()
+def try_codec(codec: Codec, device: torch.device) -> None:
+    """Encode and decode a few numbers before anything is under way; random state is as before afterwards.
+
+    Raises:
+        ValueError: If the codec makes another message than it has announced.
+    """
+    form, numbers = Form(codec), torch.linspace(-1, 1, TRIED, device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        form.decode(form.encode(numbers), torch.empty_like(numbers))
 
 
 class Payload:

@@ -13,6 +13,8 @@ from .wire import WireBytes, shard_bounds, shard_bytes, sharded_average_bytes
 
 __all__ = ['ShardedAverage']
 
+ALIGNMENT = 16  # bytes, as many as any dtype needs
+
 
 class ShardedAverage:
     """Averages a payload over all workers by a reduce-scatter and an all-gather of messages.
@@ -130,10 +132,9 @@ class ShardedAverage:
         return (total if self.shares is not None else total / self.num_workers).to(own.dtype)
 
     def _message(self, form: Form, message: Tensor) -> Tensor:
-        if form.codec is not None:
-            return message
-        # clone: a view of another dtype needs an aligned start
-        return message.clone().view(self.payload.dtype)
+        # a view of another dtype needs an aligned start, in a codec too
+        aligned = message if message.storage_offset() % ALIGNMENT == 0 else message.clone()
+        return aligned if form.codec is not None else aligned.view(self.payload.dtype)
 
     def _bytes(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.payload.device)

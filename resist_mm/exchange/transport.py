@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .group_timeout import group_timeout
 from .mean import stage_mean
 from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
@@ -36,6 +37,9 @@ class Transport:
 
     Args:
         device (torch.device): Where the tensors to be moved are.
+
+    Raises:
+        ValueError: If the process group has no backend for that device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,12 +47,12 @@ class Transport:
         self.device = device
         self.rank = dist.get_rank() if distributed else 0
         self.num_workers = dist.get_world_size() if distributed else 1
-        backend = dist.get_backend() if distributed else ''
+        backend = _backend_for(device) if distributed else ''
         self.through_host = backend == 'gloo' and device.type == 'cuda'
-        self.ordered = 'nccl' in backend and self.num_workers > 1
+        self.ordered = backend == 'nccl' and self.num_workers > 1
         self._p2p_group: dist.ProcessGroup | None = None
         if self.ordered:
-            self._p2p_group = dist.new_group()
+            self._p2p_group = dist.new_group(timeout=group_timeout())
             token = torch.zeros(1, device=device)
             peers = [worker for worker in range(self.num_workers) if worker != self.rank]
             self._post(
@@ -297,6 +301,18 @@ class Transport:
     @staticmethod
     def _host_buffer(nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+
+def _backend_for(device: torch.device) -> str:
+    """The backend of the default process group for a device; a group may have several, as 'cpu:gloo,cuda:nccl'."""
+    config = dist.get_backend_config()
+    backends = dict(pair.split(':') for pair in config.split(','))
+    if device.type not in backends:
+        raise ValueError(
+            f'the process group has no backend for {device.type}, where the model is, but {config!r}: choose '
+            'one in init_process_group (env_cfg.dist_cfg.backend in a config)'
+        )
+    return backends[device.type]
 
 
 def _value(payload: Payload) -> Tensor:

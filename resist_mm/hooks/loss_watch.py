@@ -17,10 +17,10 @@ SMOOTHING = 0.5
 class LossWatch:
     """Compares a worker's mean loss of a round with that of its good rounds before.
 
-    The latter is a moving average in which the last good round counts one half. There is none in the first round,
-    of a resumed run either, nor is anything compared while it is not above 0. With a loss scaler (fp16), whose
-    steps are skipped when gradients overflow, iterations with a loss that is not finite are left out as long as
-    there are others.
+    The latter is a moving average in which the last good round counts one half. There is none in the first round;
+    a resumed run continues with that of the checkpoint (:class:`ExactResumeHook`). Nothing is compared while it is
+    not above 0. With a loss scaler (fp16), whose steps are skipped when gradients overflow, iterations with a loss
+    that is not finite are left out as long as there are others.
 
     Args:
         max_ratio (float): How many times as large it may be.

@@ -143,7 +143,7 @@ def _averaged_model(hook: EMAHook) -> Any:
     needed = ('module', 'steps', 'update_buffers', 'avg_parameters')
     if any(not hasattr(averaged, name) for name in needed):
         raise ValueError(
-            f'{type(hook).__name__} keeps {type(averaged).__name__} as its ema_model, which has not the '
+            f'{type(hook).__name__} keeps {type(averaged).__name__} as its ema_model, which lacks '
             f"attributes of mmengine's BaseAveragedModel ({', '.join(needed)}): choose another ema_type"
         )
     return averaged

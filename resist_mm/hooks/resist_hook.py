@@ -57,15 +57,6 @@ class ResISTHook(RoundHook):
         activation_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self._check_counts(least=0, warmup_rounds=warmup_rounds, min_blocks=min_blocks or 0)
-        if activation_scale is not None and not (
-            isinstance(activation_scale, int | float)
-            and not isinstance(activation_scale, bool)
-            and 0 < activation_scale <= 1
-        ):
-            raise ValueError(
-                f'ResISTHook.activation_scale must be a number above 0 and at most 1, got {activation_scale!r}'
-            )
         super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale), **kwargs)
 
     def announce(self, runner: Runner) -> None:

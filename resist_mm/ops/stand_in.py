@@ -88,7 +88,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Has the stand-in found wherever Python itself finds no ``mmcv._ext``, from now on in this process.
+    """Put the stand-in in the place of ``mmcv._ext`` for the rest of this process, unless Python finds one.
 
     Costs nothing until mmcv's ops are imported, and changes nothing where they are compiled: this finder is asked
     last. To be called before ``mmcv.ops`` or mmdet is imported; ``import resist_mm`` does.

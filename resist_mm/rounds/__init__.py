@@ -8,12 +8,14 @@ from .optimizer_state import OptimizerState
 from .part import Part, Parts
 from .protocols import LocalSGD, ResIST, RoundProtocol
 from .states import RunningStatistics, TravellingState, Weights
+from .whereabouts import LostWorker
 
 __all__ = [
     'BadNumbers',
     'Engine',
     'ExchangeRefused',
     'LocalSGD',
+    'LostWorker',
     'MovingAverage',
     'MovingStatistics',
     'OptimizerState',

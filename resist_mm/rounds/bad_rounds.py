@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .agreement import tell_all
+from .arguments import check_choice, check_count
 from .health import BadNumbers, shortened
 
 __all__ = ['BadRounds', 'in_words']
-
-POLICIES = ('stop', 'drop')
 
 
 class BadRounds:
@@ -19,7 +18,7 @@ class BadRounds:
 
     Args:
         policy (str): 'stop', or 'drop': such workers are left out.
-        most (int): With 'drop', training stops when so many rounds in a row have been bad.
+        most (int): With 'drop', number of bad rounds in a row that stops training.
 
     Attributes:
         count: Number of rounds so far of which a worker was left out.
@@ -31,10 +30,8 @@ class BadRounds:
     """
 
     def __init__(self, policy: str = 'stop', most: int = 3) -> None:
-        if policy not in POLICIES:
-            raise ValueError(f"bad_numbers must be 'stop' or 'drop', got {policy!r}")
-        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise ValueError(f'max_bad_rounds must be an integer of at least 1, got {most!r}')
+        check_choice('bad_numbers', policy, 'stop', 'drop')
+        check_count('max_bad_rounds', most)
         self.policy, self.most = policy, most
         self.count = self.in_a_row = self._in_a_row_before = 0
         self.left_out: dict[int, list[str]] = {}

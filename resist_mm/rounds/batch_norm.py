@@ -45,6 +45,7 @@ def settle_buffers(
         Traffic: The bytes moved.
 
     Raises:
+        ExchangeRefused: If recalibrating failed on another worker.
         BadNumbers: On all workers, if statistics are not finite. With ``bad_numbers='drop'`` the mean of a norm's
             recalibrated statistics is that over the workers whose are.
     """
@@ -55,7 +56,9 @@ def settle_buffers(
         settled = statistics_of(running_norms(model))
     else:
         norms = recalibrated_norms(model)
-        reached = recalibrate(model, norms, batches, forward or model)
+        unchanged = 'The model is whole, with the statistics from before'
+        with engine.guard.all_or_none('recalibrating the norms', otherwise=unchanged):
+            reached = recalibrate(model, norms, batches, forward or model)
         mine = _what_is_bad(engine)
         settled = _average_where_reached(norms, reached, bool(mine), engine, traffic)
     others = _buffers_except(model, settled)
@@ -87,7 +90,8 @@ def recalibrate(
     batches run through the whole model, without gradients, and every norm takes the
     plain mean of their statistics (as in ``torch.optim.swa_utils.update_bn``, which
     would also reset norms that are meant to keep theirs). A norm that no batch reaches
-    keeps its statistics. The random state and all other buffers are restored.
+    keeps its statistics. The random state and all other buffers are restored, and everything is if ``forward``
+    fails.
 
     Args:
         model (nn.Module): The whole model, in training mode, not its wrapper.
@@ -102,19 +106,22 @@ def recalibrate(
         return [False] * len(norms)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
-    with _forked_random_state():
-        for batch in batches:
-            forward(batch)
-    reached = [bool(norm.num_batches_tracked) for norm in norms]
-    set_now = {id(t) for norm, r in zip(norms, reached, strict=True) if r for t in statistics_of([norm])}
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for buffer, value in buffers:
-        if id(buffer) not in set_now:
-            buffer.copy_(value)
+    set_now: set[int] = set()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative mean
+        with _forked_random_state():
+            for batch in batches:
+                forward(batch)
+        reached = [bool(norm.num_batches_tracked) for norm in norms]
+        set_now |= {id(t) for norm, r in zip(norms, reached, strict=True) if r for t in statistics_of([norm])}
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for buffer, value in buffers:
+            if id(buffer) not in set_now:
+                buffer.copy_(value)
     return reached
 
 

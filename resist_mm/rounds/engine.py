@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from torch import nn
 from torch.optim import Optimizer
 
 from resist_mm.exchange import ExchangePlan, Traffic, Transport
 from resist_mm.exchange.codec import Codec
-from resist_mm.exchange.memory import return_freed_memory
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
 from .guard import Guard
 from .health import examine
+from .means import Means
 from .optimizer_state import OptimizerState
-from .part import Part, Parts
+from .part import Parts
 from .protocols import RoundProtocol
 from .round_start import Remaining, RoundStart
 from .staging import StagedExchange
 from .states import RunningStatistics, TravellingState, Weights
+from .travelling import agree_on_travelling
+from .whereabouts import enter, missing_workers_named
 
 __all__ = ['Engine']
 
@@ -51,19 +55,17 @@ class Engine:
         momentum_restart_interval (int, optional): Number of rounds after which the optimizers' state is cleared;
             between restarts it travels. None: never cleared. Defaults to 1.
         bn_interval (int, optional): Number of rounds after which the running statistics of norms travel; they
-            also do whenever the model is made whole. Defaults to None: they never travel; see
-            :mod:`resist_mm.rounds.batch_norm`.
+            also do whenever the model is made whole. Defaults to None: never; see :mod:`.batch_norm`.
         states (Sequence[TravellingState]): What else travels. Defaults to ().
         bad_numbers (str): What happens if a worker has numbers that are not finite. 'stop': all workers raise
             :class:`BadNumbers`, which says where they are. 'drop': the round of that worker does not count. It is
-            left out of all means, and a block that only such workers held keeps its value from the start of the
-            round; so do running statistics and whatever else travels, while the state of optimizers starts
-            afresh. This takes a copy of what a worker holds, which protocols with a reference keep anyway. A round
-            in which workers are left out travels uncompressed. Defaults to 'stop'.
-        max_bad_rounds (int): With 'drop', so many such rounds in a row stop training, as does a round in which the
-            numbers of all workers are bad. Defaults to 3.
+            left out of all means, and what only such workers held has its value from the start of the round, of
+            which a copy is kept; optimizers start afresh, and nothing is compressed. Defaults to 'stop'.
+        max_bad_rounds (int): With 'drop', number of such rounds in a row that stops training, as does a round in
+            which the numbers of all workers are bad. Defaults to 3.
 
     Attributes:
+        rank, num_workers: Rank of this worker, and how many there are.
         round: Index of the current round, or of the next one if the model is whole.
         assignment: Who holds which blocks in the current round; None if the model is whole.
         parts: The parts of this worker's model.
@@ -97,33 +99,21 @@ class Engine:
             RunningStatistics(bn_interval),
             *states,
         ]
-        self._error_in_mean: Exception | None = None
         self.transport = Transport(self.parts.device)
+        self.rank, self.num_workers = self.transport.rank, self.transport.num_workers
         self.guard = Guard(self.transport)
         self.round = 0
         self.assignment: Assignment | None = None
         self.bad_rounds = BadRounds(bad_numbers, max_bad_rounds)
-        self._keeps_reference = (
-            self.bad_rounds.drops or protocol.needs_reference or (codec is not None and codec.uses_reference)
-        )
-        self._changes_means = type(protocol).on_mean is not RoundProtocol.on_mean
-        if codec is not None and codec.feeds_errors_back:
-            for part in self.parts.shared:
-                if part.flat is not None:
-                    part.residual = part.flat.flat.new_zeros(part.flat.num_weights)
+        self.parts.get_ready_for(codec)
+        protocol.seed = 0 if protocol.seed is None else protocol.seed
         protocol.set_up(self.parts, self.num_workers)
         self.states += protocol.states
-        self._start = RoundStart(self.parts, self.states) if self.bad_rounds.drops else None
-
-    @property
-    def rank(self) -> int:
-        """Rank of this worker."""
-        return self.transport.rank
-
-    @property
-    def num_workers(self) -> int:
-        """Number of workers."""
-        return self.transport.num_workers
+        self._means = Means(protocol, self.parts)
+        drops, compares = self.bad_rounds.drops, codec is not None and codec.uses_reference
+        references = drops or compares or protocol.needs_reference
+        self._start = RoundStart(self.parts, self.states, references, copies=drops)
+        self._staged: StagedExchange | None = None
 
     @property
     def in_sync(self) -> bool:
@@ -157,6 +147,7 @@ class Engine:
         """End the round with the whole model on every worker; do nothing if it is whole already."""
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
+    @missing_workers_named()
     def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
@@ -172,89 +163,81 @@ class Engine:
             RuntimeError: If no round is running.
             ExchangeRefused: If it failed on another worker; this worker keeps the values from before it.
             BadNumbers: On all workers, if numbers of one of them are bad, and ``bad_numbers`` says to stop then.
+            LostWorker: If another worker has ended or does not come; names it if it has not got here.
         """
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
-        travelling = self.protocol.travelling(self.states, self.round, whole)
-        for state in travelling:
-            state.prepare()
-        staged = self._error_in_mean = None
-        left_out: dict[int, list[str]] = {}
-        try:
-            with self.guard.all_or_none('preparing the exchange') as vote:
-                next_assignment = self._everything if whole else self.protocol.assign(self.round + 1)
-                plan = ExchangePlan.between(self.assignment, next_assignment)
-                staged = self._stage(plan, travelling, exact=whole)
-                vote.complaints = [*examine(self.parts, travelling), *filter(None, [complaint])]
-            if vote.bad_workers:
-                left_out = self.bad_rounds.judge(self.round, vote.complaints, self._can_go_back(travelling))
-                staged.roll_back()
-                plan, staged = self._leave_out(left_out, next_assignment, travelling)
-            traffic = self.transport.run(plan, staged, self._on_mean_of_block)
-            with self.guard.all_or_none('completing the exchange'):
-                if self._error_in_mean is not None:
-                    raise self._error_in_mean
-                self._on_means(staged.averaged_parts())
-                staged.get_ready()
-                if not whole:
-                    self._make_room_to_remember(next_assignment.blocks(self.rank))
-        except BaseException:
-            if staged is not None:
-                staged.roll_back()
-            self._drop_unused_room()
-            self.protocol.roll_back()
-            raise
-        traffic.buffers += staged.nbytes + self._remembered_bytes
+        enter('exchange', self.round, waits=True)
+        choose = partial(self.protocol.travelling, self.states, self.round, whole)
+        with self._rolled_back_unless_accepted():
+            states = agree_on_travelling(self.guard, choose)
+            staged, left_out = self._prepare(states, whole, complaint)
+            traffic = self.transport.run(staged.plan, staged, self._means.of_block)
+            traffic.buffers += staged.nbytes + self._start.nbytes + self.parts.residual_bytes
+            self._complete(staged, whole)
+        # accepted by all workers: from here on nothing may fail
         staged.commit()
         self.protocol.commit()
-        for state in self.states:
-            if state not in travelling:
-                state.restart()
+        for state in self._staying(staged):
+            state.restart()
         self.bad_rounds.settle(left_out)
         self.round += 1
-        self._enter(None if whole else next_assignment)
+        self._staged = None
+        self._enter(None if whole else staged.plan.new)
         return traffic
 
-    def _leave_out(
-        self, workers: Collection[int], next_assignment: Assignment, states: Sequence[TravellingState]
-    ) -> tuple[ExchangePlan, StagedExchange]:
-        """Plan and stage again, so that the round of some workers does not count."""
+    def _prepare(
+        self, states: Sequence[TravellingState], whole: bool, complaint: str
+    ) -> tuple[StagedExchange, dict[int, list[str]]]:
+        """Plan and stage the exchange; also says which workers it leaves out, and why."""
         assert self.assignment is not None
+        stage = partial(StagedExchange, self.rank, self.parts, states, self._means.may_change)
+        with self.guard.all_or_none('preparing the exchange') as vote:
+            everything = Assignment.full(self.num_workers, self.parts.num_blocks)
+            following = everything if whole else self.protocol.assign(self.round + 1)
+            self._staged = stage(ExchangePlan.between(self.assignment, following), exact=whole)
+            complaints = [*examine(self.parts, states), *filter(None, [complaint])]
+            vote.has_news = bool(complaints)
+        if not vote.with_news:
+            return self._staged, {}
+        left_out = self.bad_rounds.judge(self.round, complaints, self._start.is_finite(states))
+        self._staged.let_go()
         with self.guard.all_or_none('leaving out workers with bad numbers'):
-            remaining = Remaining(self.assignment, next_assignment, workers)
-            plan = ExchangePlan.between(remaining, next_assignment)
-            return plan, self._stage(plan, states, exact=True, undone=self.rank in workers)
+            plan = ExchangePlan.between(Remaining(self.assignment, following, left_out), following)
+            self._staged = stage(plan, exact=True, undone=self._start if self.rank in left_out else None)
+            return self._staged, left_out
 
-    def _stage(
-        self, plan: ExchangePlan, states: Sequence[TravellingState], exact: bool, undone: bool = False
-    ) -> StagedExchange:
-        self.parts.check_trainable()
-        if self.num_workers > 1:
-            had_gradients = any(p.grad is not None for p in self.parts.model.parameters())
-            self.parts.drop_gradients()  # of the old sub-ResNet; staged values take their memory
-            if had_gradients:
-                return_freed_memory(self.parts.device)
-        instead = self._start if undone else None
-        return StagedExchange(plan, self.rank, self.parts, states, exact, self._changes_means, instead)
+    def _complete(self, staged: StagedExchange, whole: bool) -> None:
+        """Do whatever may still fail once everything has arrived."""
+        with self.guard.all_or_none('completing the exchange'):
+            self._means.of_everybody(staged.averaged_parts())
+            staged.get_ready()
+            blocks = staged.plan.new.blocks(self.rank)
+            for state in self._staying(staged):
+                for part in self.parts.held_with(blocks):
+                    state.get_ready_to_restart(part)
+            if not whole:
+                self._start.make_room(blocks)
 
-    def _can_go_back(self, states: Sequence[TravellingState]) -> bool:
-        return self._start is not None and self._start.is_finite(states)
+    def _staying(self, staged: StagedExchange) -> list[TravellingState]:
+        """The states that do not travel."""
+        return [state for state in self.states if state not in staged.states]
 
-    def _make_room_to_remember(self, blocks: Collection[int]) -> None:
-        if self._keeps_reference:
-            self.parts.make_room_for_references(blocks)
-        if self._start is not None:
-            self._start.make_room(blocks)
-
-    def _drop_unused_room(self) -> None:
-        self.parts.drop_unused_room()
-        if self._start is not None:
+    @contextmanager
+    def _rolled_back_unless_accepted(self) -> Iterator[None]:
+        """If the body fails, everything is as before it, but for gradients that may be gone."""
+        self._means.forget()
+        try:
+            yield
+        except BaseException:
+            if self._staged is not None:
+                self._staged.let_go()
+                self._staged = None
+            for state in self.states:
+                state.roll_back()
             self._start.drop_unused_room()
-
-    @property
-    def _remembered_bytes(self) -> int:
-        kept = 0 if self._start is None else self._start.nbytes
-        return kept + sum(part.extra_bytes for part in self.parts.all)
+            self.protocol.roll_back()
+            raise
 
     def _enter(self, assignment: Assignment | None) -> None:
         """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""
@@ -266,27 +249,8 @@ class Engine:
                 for state in self.states:
                     state.forget(part)
         if assignment is None:
-            return
-        if self._keeps_reference:
-            for part in self.parts.all:
-                part.remember()
-        if self._start is not None:
+            enter(f'between rounds {self.round - 1} and {self.round}')
+        else:
+            enter('training', self.round)
             self._start.remember()
-        self.protocol.begin_round(self.parts)
-
-    def _on_mean_of_block(self, block: int) -> None:
-        try:
-            self._on_means([self.parts.blocks[block]])
-        except Exception as error:  # the new holders are waiting for the block; it is refused by all afterwards
-            self._error_in_mean = error
-
-    def _on_means(self, parts: Sequence[Part]) -> None:
-        if not self._changes_means:
-            return
-        for part in parts:
-            if part.staged is not None:
-                self.protocol.on_mean(part, part.staged)
-
-    @property
-    def _everything(self) -> Assignment:
-        return Assignment.full(self.num_workers, self.parts.num_blocks)
+            self.protocol.begin_round(self.parts)

@@ -10,7 +10,8 @@ from resist_mm.exchange import Transport
 
 __all__ = ['ExchangeRefused', 'Guard', 'Vote']
 
-FINE, FAILED, BAD_NUMBERS = range(3)
+FINE, FAILED, NEWS = range(3)
+ROLLED_BACK = 'The exchange was rolled back: all workers keep the values from before it'
 
 
 class ExchangeRefused(RuntimeError):
@@ -22,12 +23,13 @@ class Vote:
     """What a worker says in a vote, and what came out.
 
     Attributes:
-        complaints: What is wrong with the numbers of this worker, in words; to be set before the vote.
-        bad_workers: The workers with complaints, the same on all workers; set by the vote.
+        has_news: Whether this worker has something to tell the others, such as that its numbers are bad; to be
+            set before the vote.
+        with_news: The workers that have, the same on all workers; set by the vote.
     """
 
-    complaints: list[str] = field(default_factory=list)
-    bad_workers: list[int] = field(default_factory=list)
+    has_news: bool = False
+    with_news: list[int] = field(default_factory=list)
 
 
 class Guard:
@@ -41,14 +43,15 @@ class Guard:
         self.transport = transport
 
     @contextmanager
-    def all_or_none(self, step: str) -> Iterator[Vote]:
+    def all_or_none(self, step: str, otherwise: str = ROLLED_BACK) -> Iterator[Vote]:
         """Require that the body succeeds on all workers.
 
-        All workers must enter it, and the body must not communicate. Complaints about numbers are no failure: the
-        body puts them into the vote, and all workers learn whose numbers are bad.
+        All workers must enter it, and the body must not communicate. If a worker has something to tell the
+        others, the body says so in the vote, and all learn which workers have; telling it is up to the caller.
 
         Args:
             step (str): Name of the step, for the error.
+            otherwise (str): What has become of the values if it fails, for the error.
 
         Raises:
             ExchangeRefused: If the body failed on another worker.
@@ -60,12 +63,9 @@ class Guard:
         except Exception:
             self.transport.vote(FAILED)
             raise
-        ballots = self.transport.vote(BAD_NUMBERS if vote.complaints else FINE)
+        ballots = self.transport.vote(NEWS if vote.has_news else FINE)
         refusing = [worker for worker, ballot in enumerate(ballots) if ballot == FAILED]
         if refusing:
             workers = ', '.join(map(str, refusing))
-            raise ExchangeRefused(
-                f'worker {workers} failed while {step}; its own error says why. The exchange was rolled back: all '
-                'workers keep the values from before it'
-            )
-        vote.bad_workers = [worker for worker, ballot in enumerate(ballots) if ballot == BAD_NUMBERS]
+            raise ExchangeRefused(f'worker {workers} failed while {step}; its own error says why. {otherwise}')
+        vote.with_news = [worker for worker, ballot in enumerate(ballots) if ballot == NEWS]

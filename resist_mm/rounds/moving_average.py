@@ -21,7 +21,7 @@ __all__ = ['MovingAverage', 'MovingStatistics']
 class MovingAverage(TravellingState):
     """A moving average of a model's weights (EMA, SWA), kept in a second model, the shadow.
 
-    Whoever owns the shadow updates it after each iteration. What holds:
+    Whoever owns the shadow updates it after each iteration. Guarantees:
 
     - Inside a round a worker has shadow weights of the parts that it holds; those of a dropped block have no
       storage, so that an update in place changes nothing there.
@@ -29,7 +29,7 @@ class MovingAverage(TravellingState):
       compresses the weights, and go to its new holders. When the model is whole the shadow is whole, and the
       same on all workers, bit for bit.
     - They are staged as the weights are: an exchange that is refused leaves them as they were.
-    - They never start afresh, momentum restarts notwithstanding.
+    - Momentum restarts do not concern them.
 
     Until the average has begun the shadow is a copy of the model, and nothing travels.
 
@@ -92,10 +92,16 @@ class MovingAverage(TravellingState):
         for p in [] if part.flat is None else part.flat.params:
             yield f'the moving average of {names[p]}', self._shadow_of[p]
 
-    def get_ready(self, part: Part) -> None:
+    def get_ready(self, part: Part, tensors: Sequence[Tensor]) -> None:
         """Allocate storage if the shadow is on another device; else what was received becomes its storage."""
         flat = self._flats[part]
         if part.flat is not None and flat.device != part.flat.device:
+            self._new[part] = empty_flat(flat.numel, flat.dtype, flat.device)
+
+    def get_ready_to_restart(self, part: Part) -> None:
+        """Allocate storage for a part that this worker is about to regain."""
+        flat = self._flats.get(part)
+        if flat is not None and flat.released:
             self._new[part] = empty_flat(flat.numel, flat.dtype, flat.device)
 
     def roll_back(self) -> None:
@@ -118,7 +124,7 @@ class MovingAverage(TravellingState):
             if not part.held:
                 continue
             if flat.released:
-                flat.allocate()
+                flat.replace(self._new.pop(part))
                 self._share_storage(part)
             assert part.flat is not None
             for p in part.flat.params:

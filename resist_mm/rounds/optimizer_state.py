@@ -9,31 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .agreement import tell_all
+from .optimizer_kinds import Kinds, StateKind, kinds_of, merge
 from .part import Part
 from .states import TravellingState
 
 __all__ = ['OptimizerState']
 
 
-class StateKind(NamedTuple):
-    """A tensor that an optimizer keeps for each parameter.
-
-    Attributes:
-        key: Its name, such as 'momentum_buffer', 'exp_avg', 'step'.
-        like_param: Whether it has the shape of the parameter; if not, it is a single number.
-        dtype: Its dtype.
-        on_cpu: Whether it stays on the CPU, as a step count does.
-    """
-
-    key: str
-    like_param: bool
-    dtype: torch.dtype
-    on_cpu: bool
-
-
 class StateEntry(NamedTuple):
-    """One tensor that an optimizer keeps for one parameter.
+    """Something that an optimizer keeps for one parameter.
 
     Attributes:
         param: The parameter.
@@ -56,8 +40,8 @@ class StateEntry(NamedTuple):
 class OptimizerState(TravellingState):
     """The state that a run's optimizers keep for each parameter; it travels, or is cleared.
 
-    Tensors travel with their parameter: those of its shape (SGD's ``momentum_buffer``,
-    Adam's ``exp_avg``) and single numbers (``step``).
+    What travels with a parameter is tensors of its shape (SGD's ``momentum_buffer``, Adam's ``exp_avg``) and
+    single numbers (``step``), as tensors or plain; the mean of whole numbers is rounded.
 
     Args:
         optimizers (Sequence[Optimizer]): All optimizers of the run.
@@ -70,39 +54,47 @@ class OptimizerState(TravellingState):
     def __init__(self, optimizers: Sequence[Optimizer], restart_interval: int | None = 1) -> None:
         self.optimizers = list(optimizers)
         self.restart_interval = restart_interval
-        self._optimizer_of = {
-            p: optimizer
-            for optimizer in self.optimizers
+        self._index_of = {
+            p: i
+            for i, optimizer in enumerate(self.optimizers)
             for group in optimizer.param_groups
             for p in group['params']
         }
-        self._kinds: dict[Optimizer, list[StateKind]] = {}
-        self._new: dict[tuple[nn.Parameter, str], Tensor] = {}  # allocated, not in use yet
+        self._optimizer_of = {p: self.optimizers[i] for p, i in self._index_of.items()}
+        self._kinds: Kinds = {}
+        # made before a commit, not in use yet
+        self._new: dict[tuple[nn.Parameter, str], Tensor] = {}
+        self._numbers: dict[Part, list[float]] = {}
 
     def travels(self, round_index: int, whole: bool) -> bool:
         """Whether it travels: always, unless the optimizers restart after this round."""
         return self.restart_interval is None or (round_index + 1) % self.restart_interval != 0
 
-    def prepare(self) -> None:
-        """Find out together with all workers what the optimizers keep; do nothing once that is known.
+    def prepare(self) -> Kinds | str | None:
+        """Find out what the optimizers keep.
 
         A worker that has not taken a step yet (because of a loss scale that is still too
         large, or accumulated gradients) could not find out alone.
 
-        Raises:
-            ValueError: On all workers, if an optimizer of one of them keeps a tensor of another shape.
+        Returns:
+            Kinds, str or None: What is new, or an error, for the other workers.
         """
-        if any(self._kinds.values()):
-            return
-        found = [_kinds_of(optimizer) for optimizer in self.optimizers]
-        of_workers = tell_all(found)
-        for i, optimizer in enumerate(self.optimizers):
-            kinds: dict[str, StateKind] = {}
-            for of_worker in of_workers:
-                if isinstance(of_worker[i], str):
-                    raise ValueError(of_worker[i])
-                kinds |= {kind.key: kind for kind in of_worker[i]}
-            self._kinds[optimizer] = [kinds[key] for key in sorted(kinds)]
+        found = kinds_of(self.optimizers)
+        if isinstance(found, str):
+            return found
+        known = self._kinds
+        is_new = any(
+            known.get(place, {}).get(key) != kind for place, of in found.items() for key, kind in of.items()
+        )
+        return found if is_new else None
+
+    def learn(self, told: Sequence[Kinds | str | None]) -> None:
+        """Take note of what optimizers keep on any worker.
+
+        Raises:
+            ValueError: On all workers, if an optimizer of one of them keeps something that cannot be handed over.
+        """
+        self._kinds = merge(self._kinds, [found or {} for found in told])
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
         """One tensor with everything, or none; in at least fp32: half precision cannot hold step counts."""
@@ -125,7 +117,7 @@ class OptimizerState(TravellingState):
             if value is not None and entry.kind.like_param:
                 packed[offset : offset + entry.numel].view(entry.size).copy_(value)
             elif value is not None:
-                numbers.append(value.detach().reshape(()))
+                numbers.append(torch.as_tensor(value, dtype=entry.kind.dtype).detach().reshape(()))
                 places.append(offset)
             offset += entry.numel
         if numbers:  # stacked, so that hundreds of step counts are one copy to the device
@@ -141,37 +133,48 @@ class OptimizerState(TravellingState):
         for entry in self._entries(part):
             value = self._state(entry).get(entry.kind.key)
             if value is not None:
-                yield f'{entry.kind.key} of {names.get(entry.param, "a parameter")}', value
+                yield f'{entry.kind.key} of {names.get(entry.param, "a parameter")}', torch.as_tensor(value)
 
-    def get_ready(self, part: Part) -> None:
-        """Allocate state for parameters that have none yet."""
-        for entry in self._entries(part):
-            if self._state(entry).get(entry.kind.key) is None:
+    def get_ready(self, part: Part, tensors: Sequence[Tensor]) -> None:
+        """Allocate state for parameters that have none yet, and fetch single numbers from the device."""
+        entries = self._entries(part)
+        for packed in tensors:
+            pieces = packed.split([entry.numel for entry in entries])
+            numbers = [piece for piece, entry in zip(pieces, entries, strict=True) if not entry.kind.like_param]
+            self._numbers[part] = torch.cat(numbers).tolist() if numbers else []
+        for entry in entries:
+            if entry.kind.plain is None and self._state(entry).get(entry.kind.key) is None:
                 device = torch.device('cpu') if entry.kind.on_cpu else entry.param.device
                 self._new[entry.param, entry.kind.key] = torch.empty_strided(
                     entry.size, entry.stride, dtype=entry.kind.dtype, device=device
                 )
 
     def roll_back(self) -> None:
-        """Free what was allocated."""
+        """Free what was made."""
         self._new.clear()
+        self._numbers.clear()
 
     @torch.no_grad()
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
         """Unpack everything."""
+        numbers = iter(self._numbers.pop(part, ()))
         for packed in tensors:
             entries = self._entries(part)
-            numbers = [not entry.kind.like_param for entry in entries]
-            pieces = packed.split([entry.numel for entry in entries])
-            on_cpu = iter(
-                torch.cat([p for p, n in zip(pieces, numbers, strict=True) if n]).cpu() if any(numbers) else ()
-            )
-            for entry, piece, is_number in zip(entries, pieces, numbers, strict=True):
+            for entry, piece in zip(entries, packed.split([entry.numel for entry in entries]), strict=True):
+                state = self._optimizer_of[entry.param].state[entry.param]
                 new = self._new.pop((entry.param, entry.kind.key), None)
                 if new is not None:
-                    self._optimizer_of[entry.param].state[entry.param][entry.kind.key] = new
-                state = self._state(entry)[entry.kind.key]
-                state.copy_(next(on_cpu) if is_number and entry.kind.on_cpu else piece.view(state.shape))
+                    state[entry.kind.key] = new
+                if entry.kind.like_param:
+                    value = state[entry.kind.key]
+                    value.copy_(piece.view(value.shape))
+                elif entry.kind.plain is None:
+                    state[entry.kind.key].fill_(next(numbers))
+                else:
+                    number = next(numbers)
+                    state[entry.kind.key] = entry.kind.plain(
+                        number if entry.kind.plain is float else round(number)
+                    )
 
     def restart(self) -> None:
         """Clear everything: the momentum restart."""
@@ -195,23 +198,5 @@ class OptimizerState(TravellingState):
             StateEntry(p, kind, tuple(size), tuple(stride)) if kind.like_param else StateEntry(p, kind, (), ())
             for p, size, stride in part.flat.layouts()
             if p in self._optimizer_of
-            for kind in self._kinds.get(self._optimizer_of[p], [])
+            for _, kind in sorted(self._kinds.get((self._index_of[p], p.dtype), {}).items())
         ]
-
-
-def _kinds_of(optimizer: Optimizer) -> list[StateKind] | str:
-    """What an optimizer keeps, judged by parameters of more than one element where possible; or an error."""
-    kinds: dict[str, StateKind] = {}
-    for p, state in optimizer.state.items():
-        for key, value in state.items():
-            if not isinstance(value, Tensor) or (key in kinds and p.numel() == 1):
-                continue
-            like_param = value.shape == p.shape
-            if not like_param and value.numel() != 1:
-                return (
-                    f'{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for a parameter of '
-                    f'shape {tuple(p.shape)}, which cannot be handed over between rounds: set '
-                    'momentum_restart_interval=1'
-                )
-            kinds[key] = StateKind(key, like_param, value.dtype, value.device.type == 'cpu')
-    return list(kinds.values())

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from resist_mm.exchange.codec import Codec
 from resist_mm.exchange.memory import empty_flat
+from resist_mm.exchange.message import try_codec
 from resist_mm.models.flat_parameters import FlatParameters, flatten_by_dtype
 from resist_mm.models.partition import PartitionedStage, partitioned_stages
+
+from .model_checks import check_one_device, check_ownership, check_unchanged, check_whole, parameters_of
 
 __all__ = ['Part', 'Parts', 'named_statistics', 'running_norms', 'statistics_of']
 
@@ -71,11 +75,6 @@ class Part:
         assert self.reference is not None
         self.reference.copy_(self.flat.flat)
 
-    @property
-    def extra_bytes(self) -> int:
-        """Bytes of reference and residual."""
-        return sum(tensor.nbytes for tensor in (self.reference, self.residual) if tensor is not None)
-
 
 class Parts:
     """A model, cut into parts.
@@ -89,18 +88,21 @@ class Parts:
             shared, and any model will do. Defaults to True.
 
     Attributes:
-        shared: The shared part, one for each dtype and device of its parameters.
+        shared: The shared part, one for each dtype of its parameters.
         blocks: The partitioned blocks.
 
     Raises:
-        ValueError: If a parameter belongs to a block and to something else as well.
+        ValueError: If a parameter belongs to a block and to something else as well, if trained parameters are on
+            several devices, or if blocks have been dropped.
     """
 
     def __init__(self, model: nn.Module, deal_blocks: bool = True) -> None:
         self.model = model
         self.stages: list[PartitionedStage] = list(partitioned_stages(model).values()) if deal_blocks else []
         self._places = [(stage, number) for stage in self.stages for number in range(stage.num_partitioned)]
-        self._check_ownership()
+        check_whole(model)
+        check_one_device(model)
+        check_ownership(model, self._places)
         norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
         self.blocks = [
             Part(f'block {i}', i, stage.flat_block(number), _norms_of(stage, number, norms))
@@ -111,7 +113,7 @@ class Parts:
         flats = flatten_by_dtype(p for p in model.parameters() if p.requires_grad and p not in in_blocks)
         self.shared = [Part('the shared part', None, flat) for flat in flats or (None,)]
         self.shared[0].norms = [norm for norm in norms if norm not in norms_in_blocks]
-        self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._at_the_start = parameters_of(model)
 
     @property
     def num_blocks(self) -> int:
@@ -125,8 +127,9 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model."""
-        return next(self.model.parameters()).device
+        """The device of what is trained."""
+        params = list(self.model.parameters())
+        return next((p for p in params if p.requires_grad), params[0]).device
 
     def names(self) -> dict[Any, str]:
         """The name of every parameter and module, for messages to the user."""
@@ -141,23 +144,41 @@ class Parts:
             stage.scale.fill_(scale)
 
     def check_trainable(self) -> None:
-        """Refuse parameters that were frozen, or thawed, since the start.
+        """Refuse parameters that were frozen, thawed, replaced, added or removed since the start.
 
         Raises:
             ValueError: Naming the first one.
         """
-        for name, p in self.model.named_parameters():
-            if p.requires_grad != self._trainable.get(name, p.requires_grad):
-                was, now = ('trained', 'frozen') if self._trainable[name] else ('frozen', 'trained')
-                raise ValueError(
-                    f'the parameter {name} was {was} when training began and is {now} now: what travels between '
-                    'the workers is settled at the start. Freeze or thaw it before training (requires_grad)'
-                )
+        check_unchanged(self._at_the_start, parameters_of(self.model))
 
-    def drop_gradients(self) -> None:
-        """Drop gradients that are still being accumulated: they belong to the old sub-ResNet."""
+    def drop_gradients(self) -> bool:
+        """Drop gradients that are still being accumulated: they belong to the old sub-ResNet.
+
+        Returns:
+            bool: Whether there were any.
+        """
+        had_any = False
         for p in self.model.parameters():
+            had_any |= p.grad is not None
             p.grad = None
+        return had_any
+
+    def get_ready_for(self, codec: Codec | None) -> None:
+        """Try a codec; let the shared part keep what it leaves out, if it feeds errors back.
+
+        Raises:
+            ValueError: If the codec makes another message than it has announced.
+        """
+        if codec is not None:
+            try_codec(codec, self.device)
+        for part in self.shared:
+            if codec is not None and codec.feeds_errors_back and part.flat is not None:
+                part.residual = part.flat.flat.new_zeros(part.flat.num_weights)
+
+    @property
+    def residual_bytes(self) -> int:
+        """Size of what compression has left out, in bytes."""
+        return sum(part.residual.nbytes for part in self.all if part.residual is not None)
 
     def put(self, part: Part, storage: Tensor) -> None:
         """Give a part other storage with a new value; a dropped block is there again."""
@@ -168,9 +189,13 @@ class Parts:
         else:
             part.flat.replace(storage)
 
+    def held_with(self, blocks: Collection[int]) -> list[Part]:
+        """The parts of a worker that holds some blocks."""
+        return [*self.shared, *(self.blocks[block] for block in blocks)]
+
     def make_room_for_references(self, blocks: Collection[int]) -> None:
         """Allocate what is missing to remember the values of the shared part and of blocks."""
-        for part in [*self.shared, *(self.blocks[block] for block in blocks)]:
+        for part in self.held_with(blocks):
             part.make_room_for_reference()
 
     def drop_unused_room(self) -> None:
@@ -192,23 +217,6 @@ class Parts:
         """Become the whole model; every block has to be there."""
         for stage in self.stages:
             stage.make_whole()
-
-    def _check_ownership(self) -> None:
-        names: dict[nn.Parameter, list[str]] = {}
-        for name, p in self.model.named_parameters(remove_duplicate=False):
-            names.setdefault(p, []).append(name)
-        owners: dict[nn.Parameter, int] = {}
-        prefixes = {id(module): f'{name}.' for name, module in self.model.named_modules()}
-        for i, (stage, number) in enumerate(self._places):
-            prefix = prefixes[id(stage.partitioned_blocks[number])]
-            for p in stage.block_parameters(number):
-                outside = [name for name in names[p] if not name.startswith(prefix)]
-                if outside or owners.setdefault(p, i) != i:
-                    raise ValueError(
-                        f'the parameter {names[p][0]} of partitioned block {i} is shared with '
-                        f'{outside[0] if outside else f"block {owners[p]}"}: a block is handed from worker to '
-                        'worker and cannot share parameters. Use parameters of its own, or another stage'
-                    )
 
 
 def running_norms(model: nn.Module) -> list[_NormBase]:

@@ -49,24 +49,29 @@ class Remaining(Assignment):
 
 
 class RoundStart:
-    """What travels, as it was when the round began.
+    """What is kept of a round's start: references of weights, and copies of whatever else travels.
 
-    Weights have their reference, and optimizers start afresh; of everything else, running statistics and moving
+    Who can go back to it has both: optimizers start afresh, and of everything else, running statistics and moving
     averages among it, a copy is kept.
 
     Args:
         parts (Parts): Of this worker.
         states (Sequence[TravellingState]): Everything that may travel.
+        references (bool): Whether parts keep a reference.
+        copies (bool): Whether a worker can go back; takes references.
     """
 
-    def __init__(self, parts: Parts, states: Sequence[TravellingState]) -> None:
+    def __init__(self, parts: Parts, states: Sequence[TravellingState], references: bool, copies: bool) -> None:
         self.parts, self.states = parts, states
+        self.references, self.copies = references, copies
         self._kept: dict[tuple[TravellingState, Part], list[Tensor]] = {}
         self._rooms: dict[tuple[TravellingState, Part], list[Tensor]] = {}
 
     def make_room(self, blocks: Collection[int]) -> None:
         """Allocate what :meth:`remember` will need for the shared part and blocks."""
-        for part in [*self.parts.shared, *(self.parts.blocks[block] for block in blocks)]:
+        if self.references:
+            self.parts.make_room_for_references(blocks)
+        for part in self.parts.held_with(blocks):
             for state in self._copied():
                 rooms, sizes = self._kept.get((state, part)), state.sizes(part)
                 if rooms is None or [(room.numel(), room.dtype) for room in rooms] != sizes:
@@ -75,11 +80,17 @@ class RoundStart:
 
     def drop_unused_room(self) -> None:
         """Undo :meth:`make_room`."""
+        self.parts.drop_unused_room()
         self._rooms.clear()
 
     @torch.no_grad()
     def remember(self) -> None:
         """Copy what this worker holds, as a round begins."""
+        if self.references:
+            for part in self.parts.all:
+                part.remember()
+        if not self.copies:
+            return
         held = [part for part in self.parts.all if part.held]
         if not self._rooms:  # the round begins from the whole model
             self.make_room([part.block for part in held if part.block is not None])
@@ -92,11 +103,14 @@ class RoundStart:
 
     @property
     def nbytes(self) -> int:
-        """Size of the copies, in bytes, without the references of weights."""
-        return sum(tensor.nbytes for tensors in self._kept.values() for tensor in tensors)
+        """Size of references and copies, in bytes."""
+        references = [part.reference for part in self.parts.all if part.reference is not None]
+        return sum(t.nbytes for tensors in (references, *self._kept.values()) for t in tensors)
 
     def is_finite(self, states: Sequence[TravellingState]) -> bool:
-        """Whether what is kept of some states has no bad number."""
+        """Whether a worker can go back, and what is kept of some states has no bad number."""
+        if not self.copies:
+            return False
         weights = [part.reference for part in self.parts.all if part.reference is not None]
         kept = [tensor for (state, _), tensors in self._kept.items() if state in states for tensor in tensors]
         return all(bool(tensor.isfinite().all()) for tensor in [*weights, *kept])
@@ -117,7 +131,7 @@ class RoundStart:
                 state.commit(part, tensors)
 
     def _copied(self) -> list[TravellingState]:
-        return [state for state in self.states if not isinstance(state, Weights | OptimizerState)]
+        return [s for s in self.states if self.copies and not isinstance(s, Weights | OptimizerState)]
 
     def _of(self, state: TravellingState, part: Part) -> list[Tensor]:
         if isinstance(state, Weights):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from resist_mm.exchange.memory import return_freed_memory
 from resist_mm.exchange.message import Payload
 from resist_mm.exchange.plan import ExchangePlan
 
@@ -17,33 +18,39 @@ __all__ = ['StagedExchange']
 class StagedExchange:
     """The payloads of an exchange on one worker.
 
-    Constructing it allocates room for everything that will be received or averaged. Gradients should be dropped
-    first, so that the room can take their memory. :meth:`commit` swaps pointers, so that it cannot fail half-way;
-    :meth:`roll_back` frees the room and leaves every value as it was.
+    Constructing it drops gradients, and allocates room, which takes their memory, for everything that will be
+    received or averaged. :meth:`commit` swaps pointers, so that it cannot fail half-way;
+    :meth:`let_go` frees the room and leaves every value as it was.
 
     Args:
-        plan (ExchangePlan): The same on all workers.
         rank (int): This worker.
         parts (Parts): Its parts.
         states (Sequence[TravellingState]): What travels with each part.
-        exact (bool): Whether compression is off.
         changes_means (bool): Whether the protocol may change a mean; if so, a mean is staged even if it is the
             value of a single holder.
+        plan (ExchangePlan): The same on all workers.
+        exact (bool): Whether compression is off.
         undone (RoundStart, optional): If this worker's round does not count: what it had before. Defaults to None.
+
+    Raises:
+        ValueError: If the model's parameters are others than when training began.
     """
 
     def __init__(
         self,
-        plan: ExchangePlan,
         rank: int,
         parts: Parts,
         states: Sequence[TravellingState],
-        exact: bool,
         changes_means: bool,
+        plan: ExchangePlan,
+        exact: bool,
         undone: RoundStart | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
         self.changes_means, self.undone = changes_means, undone
+        parts.check_trainable()
+        if plan.old.num_workers > 1 and parts.drop_gradients():
+            return_freed_memory(parts.device)
         device = parts.device
         self._payloads: dict[Part, list[list[Payload]]] = {}  # of a part: a list for each state
         try:
@@ -52,7 +59,7 @@ class StagedExchange:
                 self._payloads[part] = [s.payloads(part, device, exact, all_have_reference) for s in states]
                 self._stage(part)
         except BaseException:
-            self.roll_back()
+            self.let_go()
             raise
 
     def shared(self) -> list[Payload]:
@@ -90,11 +97,11 @@ class StagedExchange:
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
 
     def get_ready(self) -> None:
-        """Allocate whatever else :meth:`commit` needs."""
+        """Do whatever else may fail before :meth:`commit`."""
         for part, of_part in self._committed():
             for state, payloads in zip(self.states, of_part, strict=True):
                 if any(payload.staged is not None for payload in payloads):
-                    state.get_ready(part)
+                    state.get_ready(part, [payload.result for payload in payloads])
 
     def commit(self) -> None:
         """Put all results in place; the old values are freed."""
@@ -105,15 +112,10 @@ class StagedExchange:
                 self.parts.put(part, part.staged)
             for state, payloads in zip(self.states, of_part, strict=True):
                 state.settle(part, payloads)
-        self._let_go()
+        self.let_go()
 
-    def roll_back(self) -> None:
-        """Discard all results: every part keeps the value from before."""
-        for state in self.states:
-            state.roll_back()
-        self._let_go()
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Let go of all results; what has not been committed is discarded, and its old value stays."""
         for part in self.parts.all:
             part.staged = None
         self._payloads.clear()

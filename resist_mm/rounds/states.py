@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -34,8 +35,19 @@ class TravellingState:
         """Whether it travels at the end of a round; ``whole`` says that the model is made whole."""
         return True
 
-    def prepare(self) -> None:
-        """Called on all workers before an exchange in which it travels; may communicate."""
+    def prepare(self) -> Any:
+        """Called on all workers before an exchange in which it travels. Must not communicate.
+
+        Returns:
+            Any: What the other workers have to know, something that can be pickled; None: nothing new.
+        """
+
+    def learn(self, told: Sequence[Any]) -> None:
+        """Called on all workers if :meth:`prepare` had news on one of them. Must not communicate.
+
+        Args:
+            told (Sequence): What :meth:`prepare` returned on each worker, by rank.
+        """
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
         """Number of elements and dtype of each of a part's tensors, held or not; the same on all workers."""
@@ -59,25 +71,24 @@ class TravellingState:
         for tensor in self.checked(part):
             yield type(self).__name__, tensor
 
-    def get_ready(self, part: Part) -> None:
-        """Allocate whatever :meth:`commit` needs, since that must not fail."""
+    def get_ready(self, part: Part, tensors: Sequence[Tensor]) -> None:
+        """Do whatever may fail before :meth:`commit` with the same arguments, such as allocating memory."""
+
+    def get_ready_to_restart(self, part: Part) -> None:
+        """Do whatever may fail before :meth:`restart`, for a part that this worker will hold."""
 
     def roll_back(self) -> None:
-        """Called when the exchange is rolled back: undo :meth:`get_ready`."""
+        """Called when the exchange is rolled back: undo :meth:`get_ready` and :meth:`get_ready_to_restart`."""
 
     def commit(self, part: Part, tensors: Sequence[Tensor]) -> None:
-        """Put new values, in the form of :meth:`tensors`, in place. Must not communicate."""
+        """Put new values, in the form of :meth:`tensors`, in place. Must neither communicate nor fail."""
         raise NotImplementedError
 
-    def nbytes(self, part: Part) -> int:
-        """Size of a part's tensors, in bytes, held or not."""
-        return sum(numel * dtype.itemsize for numel, dtype in self.sizes(part))
-
     def restart(self) -> None:
-        """Called after an exchange in which it did not travel."""
+        """Called after an exchange in which it did not travel. Must not fail."""
 
     def forget(self, part: Part) -> None:
-        """Called when this worker drops a part."""
+        """Called when this worker drops a part. Must not fail."""
 
     def payloads(self, part: Part, device: torch.device, exact: bool, all_have_reference: bool) -> list[Payload]:
         """The payloads of a part, without values.
@@ -208,7 +219,9 @@ class RunningStatistics(TravellingState):
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
         """One tensor, or none."""
         statistics = statistics_of(part.norms)
-        return [(sum(t.numel() for t in statistics), statistics[0].dtype)] if statistics else []
+        if not statistics:
+            return []
+        return [(sum(t.numel() for t in statistics), reduce(torch.promote_types, (t.dtype for t in statistics)))]
 
     def tensors(self, part: Part) -> list[Tensor]:
         """All statistics, packed into one tensor."""
@@ -230,7 +243,7 @@ class RunningStatistics(TravellingState):
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """Copy tensors of one dtype into one flat tensor."""
+    """Copy tensors into one flat tensor, of the smallest dtype that holds all of them."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -238,3 +240,14 @@ def test_activations_of_named_networks_are_those_of_the_real_ones(name, image_si
 
 def test_resnet101_for_imagenet_has_the_known_number_of_parameters():
     assert named_networks.ARCHITECTURES['resnet101'].size(1000, (224, 224)).whole.total == 44_549_160
+
+
+BLOCKS = re.findall(r'```\w*\n(.*?)```', (ROOT / 'docs/benchmarks.md').read_text(), re.DOTALL)
+SHOWN = [(c, out) for c, out in itertools.pairwise(BLOCKS) if 'comm_cost.py' in c]
+
+
+@pytest.mark.parametrize(('command', 'shown'), SHOWN, ids=[f'block {i}' for i in range(len(SHOWN))])
+def test_what_the_page_of_benchmarks_shows_comes_out(command, shown, run_comm_cost):
+    words = command.replace('\\\n', ' ').split()
+    assert words[:2] == ['python', 'tools/analysis_tools/comm_cost.py']
+    assert run_comm_cost(*words[2:]).strip() == shown.strip()

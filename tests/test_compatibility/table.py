@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tests.test_compatibility.cases import CONFIGS, coco_of_voc, missing
 from tests.test_compatibility.steps import STEPS, run_case
-from tests.workers import PRELOADED
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / 'work_dirs' / 'compatibility.json'
@@ -53,7 +52,6 @@ def main() -> None:
     if 'RESIST_MM_DATA' not in os.environ:
         parser.error('RESIST_MM_DATA must name the folder with voc2007_original/VOCdevkit')
     voc = Path(os.environ['RESIST_MM_DATA']).resolve() / 'voc2007_original' / 'VOCdevkit' / 'VOC2007'
-    PRELOADED.extend(['mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models'])
     RESULTS.parent.mkdir(exist_ok=True)
     results: dict[str, dict[str, str]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or [name for name in CONFIGS if name not in results]:
@@ -88,7 +86,7 @@ def _link(name: str) -> str:
 
 def _stages(found: dict[str, str]) -> str:
     return ', '.join(
-        f'`{stage}`' for stage in re.findall(r'backbone[\w.]*(?:\[\d*:\d*\])?', found.get('stages', ''))
+        f'`{stage}`' for stage in re.findall(r'backbone\.[\w.]*(?:\[\d*:\d*\])?', found.get('stages', ''))
     )
 
 

@@ -215,11 +215,18 @@ def test_the_command_line(monkeypatch, tmp_path):
         convert_as_asked(classifier(), parse('--resist'), str(tmp_path))
 
 
-@pytest.mark.parametrize('words', [['--resist', '--ddp'], ['--resist', 'config.py'], ['--ddp', '--local-sgd']])
-def test_command_lines_that_are_refused(words, capsys):
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--resist', '--ddp'], 'argument --ddp: not allowed with argument --resist'),
+        (['--resist', 'config.py'], "--resist takes KEY=VALUE, got 'config.py'; the config comes before --resist"),
+        (['--ddp', '--local-sgd'], 'argument --local-sgd: not allowed with argument --ddp'),
+    ],
+)
+def test_command_lines_that_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         parse(*words)
-    assert 'not allowed with' in capsys.readouterr().err or words == ['--resist', 'config.py']
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_that_is_resumed_by_more_workers_keeps_its_stages(monkeypatch, tmp_path):
@@ -237,7 +244,7 @@ def test_a_run_that_is_resumed_by_more_workers_keeps_its_stages(monkeypatch, tmp
                 converted.dump(work_dir / 'mine.py')
     assert of_workers[('2', False)] == of_workers[('2', True)] == of_workers[('4', True)] == ['layer3']
     assert of_workers[('4', False)] == ['layer2', 'layer3']
-    assert changes[0] == 'stages: those of the run that is resumed'
+    assert changes[0].startswith('kept from the run that is resumed') and 'layer3' in changes[0]
 
 
 def test_configs_by_package():

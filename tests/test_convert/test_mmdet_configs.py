@@ -89,12 +89,25 @@ def test_what_cannot_be_converted_says_why(config: str, message: str):
         to_resist(f'mmdet::{config}', workers=4)
 
 
-@pytest.mark.parametrize('config', ['yolox/yolox_s_8xb8-300e_coco.py', 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py'])
+@pytest.mark.parametrize(
+    'config',
+    [
+        'yolox/yolox_s_8xb8-300e_coco.py',
+        'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+        # what --resist refuses
+        'ssd/ssd300_coco.py',
+        'detectors/detectors_htc-r50_1x_coco.py',
+        'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+    ],
+)
 def test_local_sgd_takes_any_model(config: str):
     cfg, _ = to_local_sgd(f'mmdet::{config}', local_iters=20)
     plain = read_config(f'mmdet::{config}')
-    assert cfg.custom_hooks == [*plain.custom_hooks, dict(type='resist_mm.LocalSGDHook', local_iters=20)]
-    assert cfg.model.backbone.type == plain.model.backbone.type
+    assert cfg.custom_hooks == [
+        *plain.get('custom_hooks', []),
+        dict(type='resist_mm.LocalSGDHook', local_iters=20),
+    ]
+    assert cfg.model.get('backbone', {}).get('type') == plain.model.get('backbone', {}).get('type')
     assert 'SyncBN' not in str(cfg.model)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import CheckpointLoader
 
-from resist_mm.checkpoint import add_digest, read_checkpoint
-from resist_mm.convert.plain import fold_checkpoint, plain_config
+from resist_mm.checkpoint import add_digest, loading, read_checkpoint
+from resist_mm.convert.plain import fold_checkpoint, main, plain_config
 from resist_mm.models import partitioned_stages
-from tests.test_tools.commands import run_tool, start_tool
+from tests.test_tools.commands import run_tool
 
 RESNET = dict(type='ResNet', depth=18, base_channels=8)
 # reads only what is plain: resist_mm cannot be imported
@@ -77,7 +80,7 @@ def test_plain_mmdet_loads_and_computes_the_same(tmp_path: Path, backbone: str):
     add_digest(checkpoint)
     torch.save(checkpoint, tmp_path / 'in.pth')
     out = run_tool('model_converters/fold_scale.py', tmp_path / 'in.pth', tmp_path / 'out.pth')
-    assert 'resist_mm is not needed' in out
+    assert 'resist_mm is not needed' in out.splitlines()[-1]
     images = torch.rand(1, 3, 64, 64)
     torch.save(images, tmp_path / 'images.pt')
     files = [tmp_path / name for name in ('out.py', 'out.pth', 'images.pt', 'features.pt')]
@@ -103,7 +106,7 @@ def test_a_config_without_what_resist_mm_put_in():
     assert 'model_wrapper_cfg' not in plain and 'custom_imports' not in plain
 
 
-def test_a_checkpoint_that_cannot_be_folded_is_left_alone_with_the_reason(tmp_path: Path):
+def test_a_checkpoint_that_cannot_be_folded_is_left_alone_with_the_reason(tmp_path: Path, capsys):
     cfg = config(BACKBONES['builder'])
     _, checkpoint = trained(cfg)
     del checkpoint['state_dict']['backbone.conv1.weight']
@@ -115,8 +118,104 @@ def test_a_checkpoint_that_cannot_be_folded_is_left_alone_with_the_reason(tmp_pa
     with pytest.raises(ValueError, match='no partitioned stage'):
         fold_checkpoint(checkpoint, cfg)
     torch.save(checkpoint, tmp_path / 'in.pth')
-    result = start_tool('model_converters/fold_scale.py', tmp_path / 'in.pth', tmp_path / 'out.pth')
-    assert result.returncode == 1 and 'backbone.conv1.weight' in result.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
-    result = start_tool('model_converters/fold_scale.py', tmp_path / 'in.pth', tmp_path / 'in.pth')
-    assert result.returncode == 2 and 'the same file' in result.stdout
+    for target, status, message in (('out.pth', 1, 'backbone.conv1.weight'), ('in.pth', 2, 'the same file')):
+        with pytest.raises(SystemExit) as stop:
+            fold(tmp_path / 'in.pth', tmp_path / target)
+        assert stop.value.code == status and message in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
+
+
+@pytest.mark.parametrize('imports', ['resist_mm', ['resist_mm', 'mine'], 'mine', ['resist_mm.hooks']])
+def test_the_import_goes_only_where_nothing_needs_it(imports: str | list[str]):
+    cfg = config(BACKBONES['builder'])
+    cfg.custom_imports.imports = imports
+    others = [name for name in ([imports] if isinstance(imports, str) else imports) if name == 'mine']
+    found = plain_config(cfg).get('custom_imports', {}).get('imports', [])
+    assert ([found] if isinstance(found, str) else found) == others
+    cfg.val_evaluator = [dict(type='resist_mm.LossMetric')]
+    assert plain_config(cfg).custom_imports.imports == imports
+
+
+def test_types_by_their_path_are_taken_out_too():
+    cfg = config(dict(RESNET, type='resist_mm.models.partitioned.Partitioned', model='ResNet', stages=['layer3']))
+    cfg.custom_hooks = [dict(type='resist_mm.hooks.resist_hook.ResISTHook', local_iters=5)]
+    plain = plain_config(cfg)
+    assert plain.model.backbone == RESNET and plain.custom_hooks == []
+
+
+@pytest.fixture(autouse=True)
+def loaders(monkeypatch: pytest.MonkeyPatch):
+    """The command changes how this process loads checkpoints."""
+    monkeypatch.setenv(loading.FORCE_SAFE, '0')  # is restored, whatever is set
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    monkeypatch.setattr(loading, '_state', {})
+
+
+def fold(*words: object) -> None:
+    main([str(word) for word in words])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A work dir, as mmengine leaves it, with a metric of this package."""
+    cfg = config(BACKBONES['builder'])
+    cfg.val_evaluator = dict(type='resist_mm.LossMetric')
+    _, checkpoint = trained(cfg)
+    torch.save(checkpoint, tmp_path / 'epoch_1.pth')
+    cfg.dump(tmp_path / 'run.py')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ('target', 'message'),
+    [
+        ('run.pth', 'run.py, which is there already: choose another OUT'),
+        ('run.py', 'OUT is the checkpoint to write, such as .*run.pth, got .*run.py'),
+        ('new.py', 'OUT is the checkpoint to write'),
+    ],
+)
+def test_the_config_of_the_run_is_not_overwritten(run: Path, capsys, target: str, message: str):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(SystemExit):
+        fold(run / 'epoch_1.pth', run / target)
+    assert re.search(message, capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_command_says_what_still_needs_the_package(run: Path, capsys):
+    fold(run / 'epoch_1.pth', run / 'plain' / 'run.pth')
+    assert 'resist_mm is needed for resist_mm.LossMetric' in capsys.readouterr().out
+    plain = Config.fromfile(run / 'plain' / 'run.py')
+    assert plain.model.backbone == RESNET and plain.custom_imports.imports == ['resist_mm']
+    fold(run / 'epoch_1.pth', run / 'given.pth', '--config', run / 'run.py')
+    assert (run / 'given.py').is_file()
+
+
+def test_what_the_command_cannot_read_is_a_line(run: Path, capsys):
+    meta = dict(cfg='model = dict(')
+    files = dict(text=None, numbers=[1, 2], weights=dict(a=torch.zeros(1)), cfg=dict(state_dict={}, meta=meta))
+    for name, content in files.items():
+        torch.save(content, run / f'{name}.pth')
+    (run / 'text.pth').write_text('no checkpoint')
+    config_ = run / 'run.py'
+    for words, message in (
+        (['epoch_1.pth', '--config', 'nope.py'], 'there is no config file nope.py'),
+        (['epoch_1.pth', '--config', 'mmdet::retinanet/nope.py'], "mmdet has no config 'retinanet/nope.py'"),
+        (['text.pth'], r'text\.pth'),
+        (['numbers.pth', '--config', config_], r'numbers\.pth: it is no checkpoint as mmengine saves it'),
+        (['weights.pth', '--config', config_], r'weights\.pth: it is no checkpoint as mmengine saves it'),
+        (['cfg.pth'], 'the config in the checkpoint cannot be read: .*--config'),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            fold(run / str(words[0]), run / 'out.pth', *words[1:])
+        assert stop.value.code == 1
+        assert re.search(message, capsys.readouterr().err), message
+    assert not (run / 'out.pth').exists()
+
+
+def test_a_model_that_cannot_be_built(run: Path):
+    _, checkpoint = trained(config(BACKBONES['builder']))
+    cfg = copy.deepcopy(config(BACKBONES['builder']))
+    cfg.model.type = 'NoSuchDetector'
+    with pytest.raises(ValueError, match='the model of the config cannot be built: NoSuchDetector'):
+        fold_checkpoint(checkpoint, cfg)

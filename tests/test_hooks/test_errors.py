@@ -12,7 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks import LocalSGDHook, ResISTHook, RoundHook
 from resist_mm.models.partition import partition
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
@@ -132,7 +132,9 @@ class KeepsSomethingElse(EMAHook):
 
 
 def test_a_moving_average_that_is_none_of_mmengine_s(tmp_path):
-    with pytest.raises(ValueError, match=r'KeepsSomethingElse keeps Linear .* choose another ema_type'):
+    with pytest.raises(
+        ValueError, match=r'KeepsSomethingElse keeps Linear .* which lacks .* choose another ema_type'
+    ):
         toy_runner(tmp_path, [KeepsSomethingElse(), ResISTHook()]).train()
 
 
@@ -158,6 +160,10 @@ def _wrong(work_dir: str) -> dict[str, str]:
             ('sync_bn', ResISTHook(), dict(model=sync_bn)),
             ('seed', ResISTHook(seed=rank), {}),
             ('local_iters', LocalSGDHook(local_iters=5 + rank), {}),
+            ('protocol', RoundHook(dict(type='ResIST', min_blocks=2 + rank)), {}),
+            ('codec', LocalSGDHook(codec=dict(type='quantize', bits=4 + rank)), {}),
+            ('bn', LocalSGDHook(bn=('average', 'recalibrate')[rank]), {}),
+            ('momentum', LocalSGDHook(momentum_restart_interval=(None, 2)[rank]), {}),
             ('data', ResISTHook(), dict(train_dataloader=other_data)),
             ('diff_rank_seed', ResISTHook(), dict(randomness=dict(seed=3, diff_rank_seed=True))),
         )
@@ -173,6 +179,21 @@ def test_what_two_workers_cannot_do(tmp_path):
         assert 'disagree on LocalSGDHook.local_iters (worker 0: 5, worker 1: 6)' in errors['local_iters']
         assert 'disagree on the length of train_dataloader (worker 0: 4, worker 1: 6)' in errors['data']
         assert errors['diff_rank_seed'] == 'trained'
+        assert 'disagree on RoundHook.protocol (worker 0: ResIST(' in errors['protocol']
+        assert 'min_blocks=2' in errors['protocol'] and 'min_blocks=3' in errors['protocol']
+        assert 'disagree on LocalSGDHook.codec (worker 0: Quantize(bits=4, ' in errors['codec']
+        assert "disagree on LocalSGDHook.bn (worker 0: 'average', worker 1: 'recalibrate')" in errors['bn']
+        assert 'momentum_restart_interval (worker 0: None, worker 1: 2)' in errors['momentum']
+
+
+@pytest.mark.parametrize(
+    ('of_protocol', 'of_hook', 'expected'), [(5, None, 5), (5, 3, 3), (None, 3, 3), (None, None, 7)]
+)
+def test_the_seed_may_be_the_protocol_s(tmp_path, of_protocol, of_hook, expected):
+    hook = RoundHook(dict(type='ResIST', min_blocks=2, seed=of_protocol), local_iters=4, seed=of_hook)
+    toy_runner(tmp_path, [hook], train_cfg=dict(by_epoch=True, max_epochs=1)).train()
+    assert hook.engine.assignment is None and hook.protocol.seed == expected
+    assert hook.protocol.sampler.seed == hook.seed == expected
 
 
 def _other_average(work_dir: str) -> str:

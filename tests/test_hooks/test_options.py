@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from resist_mm.hooks import LocalSGDHook, ResISTHook
 from resist_mm.hooks.cuts import whole_model_iters
-from resist_mm.hooks.round_hook import ROUND_KEY
+from resist_mm.hooks.resumed import ROUND_KEY
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 

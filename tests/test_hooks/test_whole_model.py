@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from resist_mm.hooks import LocalSGDHook, ResISTHook
-from resist_mm.hooks.round_hook import ROUND_KEY, SEED_KEY
+from resist_mm.hooks.resumed import ROUND_KEY, SEED_KEY
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 

@@ -12,10 +12,21 @@ from torch import Tensor
 
 from resist_mm.builders import build_codec
 from resist_mm.exchange import Codec, Transport
+from resist_mm.exchange.codec import TopK
 from resist_mm.hooks import RoundHook
 from resist_mm.partition import Assignment
 from resist_mm.registry import CODECS, PROTOCOLS
-from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, Part, Parts, ResIST, TravellingState
+from resist_mm.rounds import (
+    Engine,
+    ExchangeRefused,
+    LocalSGD,
+    OptimizerState,
+    Part,
+    Parts,
+    ResIST,
+    RoundProtocol,
+    TravellingState,
+)
 from resist_mm.rounds.staging import StagedExchange
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
@@ -63,8 +74,12 @@ class OuterStep(ResIST):
 # where worker 1 fails: class, method, and whether the others are waiting for its messages then
 STEPS = {
     'planning': (ResIST, 'assign', False),
+    'choosing': (RoundProtocol, 'travelling', False),
+    'finding out': (OptimizerState, 'prepare', False),
     'checking': (Parts, 'check_trainable', False),
     'staging': (StagedExchange, '_stage', False),
+    'encoding': (TopK, 'encode', True),
+    'decoding': (TopK, 'decode', True),
     'gathering': (Transport, '_gather', True),
     'delivering': (Transport, '_deliver', True),
     'averaging': (Transport, '_finish_averages', True),
@@ -122,7 +137,7 @@ def test_an_exchange_that_fails_on_one_worker_changes_nothing_on_any(step):
         if worker == 1:
             assert error == 'MemoryError'
         else:
-            assert error == ('RuntimeError' if STEPS[step][2] else ExchangeRefused.__name__)
+            assert error == ('LostWorker' if STEPS[step][2] else ExchangeRefused.__name__)
     if not STEPS[step][2]:
         parameters = [{k: v for k, v in r[2].items() if k in dict(ToyModel().named_parameters())} for r in results]
         assert all(_equal(parameters[0], other) for other in parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from resist_mm.analysis.cost import NetworkSize, PartSize, local_sgd_cost, resist_cost, warmup_cost
 from resist_mm.builders import build_codec
 from resist_mm.exchange import Traffic
-from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, MovingAverage, Parts, ResIST
+from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, MovingAverage, Parts, ResIST, moving_average
 from resist_mm.rounds.staging import StagedExchange
 from tests.toy import ToyData, ToyModel
 from tests.workers import run_workers
@@ -103,6 +104,33 @@ def test_an_exchange_that_is_refused_leaves_the_average_as_it_was(step):
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _no_room_to_restart() -> tuple[str, bool, bool]:
+    """The shadow of a regained block needs storage before the average begins; worker 1 has none left."""
+    averaged = Averaged()
+    averaged.average.update_parameters = lambda model: None
+    engine, error = averaged.engine, ''
+    engine.begin_round()
+    averaged.train(0)
+    before, shadows = {n: p.detach().clone() for n, p in averaged.model.named_parameters()}, averaged.shadows()
+    no_room = patch.object(moving_average, 'empty_flat', side_effect=MemoryError('no room'))
+    try:
+        with no_room if dist.get_rank() == 1 else nullcontext():
+            engine.exchange()
+    except Exception as raised:
+        error = type(raised).__name__
+    now = {n: p.detach() for n, p in averaged.model.named_parameters()}
+    kept = engine.round == 0 and _equal(before, now) and _equal(shadows, averaged.shadows())
+    engine.exchange()  # a second attempt succeeds
+    now = {n: p.detach() for n, p in averaged.model.named_parameters()}
+    return error, kept, _equal(now, averaged.shadows())
+
+
+def test_a_copy_that_finds_no_room_is_refused_by_all():
+    results = run_workers(_no_room_to_restart, WORKERS)
+    assert [error for error, *_ in results] == ['ExchangeRefused', 'MemoryError', 'ExchangeRefused']
+    assert all(kept and copied for _, kept, copied in results)
 
 
 def _before_it_begins() -> tuple[list[int], bool]:

@@ -58,7 +58,10 @@ def test_a_missing_set_is_one_error_that_says_how_to_get_it(tmp_path: Path):
         'dist_train.sh', RESIST, 2, '--work-dir', tmp_path / 'run', RESIST_MM_CIFAR10=str(tmp_path / 'nowhere')
     )
     assert result.returncode != 0
-    assert result.stdout.count('FileNotFoundError: train_dataloader.dataset: CIFAR10: there is no file') == 1
+    said, last = result.stdout.rsplit('Failed: worker 0 on ', 1)
+    assert said.count('\nFileNotFoundError: train_dataloader.dataset: CIFAR10: there is no file') == 1
+    assert ': FileNotFoundError: train_dataloader.dataset: CIFAR10: there is no file' in last
+    assert '\n' not in last.strip()
     assert 'cifar-10-python.tar.gz' in result.stdout
     assert 'tools/train.py", line' not in result.stdout, 'a traceback'
     assert not (tmp_path / 'run').exists()

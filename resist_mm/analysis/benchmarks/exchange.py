@@ -8,7 +8,8 @@ has new processes, which hold one model each, as in training; its first rounds w
 count. After the first exchange of each turn the result is checked against the mean that it
 should be.
 
-Seconds are medians over the rounds of the slowest worker. Bytes are means, of all workers
+Seconds are medians over the rounds of the slowest worker. The guard's part of an exchange, its look
+at all numbers and its votes, is timed once more on its own after each. Bytes are means, of all workers
 together, every byte sent counted once: those of resist and local_sgd are what the workers
 counted, and have to be the plan's; those of paper and torch_averager are worked out.
 
@@ -73,7 +74,7 @@ def take_turns(args: argparse.Namespace, links: Sequence[Link]) -> dict[str, lis
 
 def join_turns(before: dict[str, Any], turn: dict[str, Any]) -> dict[str, Any]:
     """What a worker measured in several turns."""
-    rounds = {key: before[key] + turn[key] for key in ('seconds', 'sent', 'planned')}
+    rounds = {key: before[key] + turn[key] for key in ('seconds', 'looking', 'voting', 'sent', 'planned')}
     return dict(rounds, buffers=max(before['buffers'], turn['buffers']))
 
 
@@ -89,6 +90,8 @@ def sum_up(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -
     }
     for name in PROTOCOLS:
         check_bytes(name, nbytes[name], results[name][0]['planned'])
+    ours = ('resist', 'local_sgd')
+    guard = {name: {key: _slowest(results[name], key) for key in ('looking', 'voting')} for name in ours}
     seconds = {name: median(of_rounds) for name, of_rounds in rounds.items()}
     return dict(
         arch=args.arch,
@@ -104,8 +107,14 @@ def sum_up(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -
         ratios={f'{a}/{b}': seconds[a] / seconds[b] for a, b in RATIOS},
         seconds_of_rounds=rounds,
         bytes_of_rounds=nbytes,
-        buffer_bytes={name: max(r['buffers'] for r in results[name]) for name in ('resist', 'local_sgd')},
+        guard_seconds=guard,
+        buffer_bytes={name: max(r['buffers'] for r in results[name]) for name in ours},
     )
+
+
+def _slowest(of_workers: list[dict[str, Any]], key: str) -> float:
+    """The median over the rounds of the slowest worker."""
+    return median(max(of_round) for of_round in zip(*(r[key] for r in of_workers), strict=True))
 
 
 def check_bytes(name: str, counted: list[float], planned: list[float | None]) -> None:
@@ -138,6 +147,12 @@ def print_table(summary: dict[str, Any]) -> None:
     print()
     for pair, ratio in summary['ratios'].items():
         print(f'{pair} seconds: {ratio:.2f}')
+    for name, guard in summary['guard_seconds'].items():
+        share = sum(guard.values()) / summary['seconds'][name]
+        print(
+            f'guard of {name}: {share:.1%} of its exchange; the look at all numbers takes '
+            f'{1e3 * guard["looking"]:.2f} ms, its votes {1e3 * guard["voting"]:.2f} ms'
+        )
     buffers = summary['buffer_bytes']
     print('buffers of a worker: ' + ', '.join(f'{name} {nbytes / MB:.1f} MB' for name, nbytes in buffers.items()))
 

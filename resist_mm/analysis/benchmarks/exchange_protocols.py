@@ -48,6 +48,10 @@ class Exchange:
         """The bytes of all workers that the plan says; None where the protocol follows no plan."""
         return None
 
+    def guard(self) -> tuple[float, float]:
+        """Seconds of the guard's look at all numbers and of its votes, done once more; 0 where there is none."""
+        return 0.0, 0.0
+
     def held(self, index: int) -> Sequence[int]:
         """The blocks that this worker holds in round ``index``."""
         return range(len(self.places))
@@ -93,6 +97,9 @@ class LocalSGD(Exchange):
         traffic = self.rounds.exchange(self.assign(index + 1))
         self.buffers = max(self.buffers, traffic.buffers)
         return traffic.sent
+
+    def guard(self) -> tuple[float, float]:
+        return self.rounds.guard()
 
     def planned_bytes(self, index: int) -> float | None:
         shared, blocks = self.rounds.sizes()

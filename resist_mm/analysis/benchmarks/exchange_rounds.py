@@ -36,8 +36,8 @@ def measure(args: argparse.Namespace, name: str, first: int, num_rounds: int) ->
         num_rounds (int): How many rounds to time after the warm-up.
 
     Returns:
-        dict: Of every timed round: ``seconds``, ``sent`` bytes of this worker and the ``planned`` bytes of all
-        (None: no plan); and ``buffers``, bytes of this worker.
+        dict: Of every timed round: ``seconds``, those of the guard (``looking``, ``voting``), ``sent`` bytes of
+        this worker and the ``planned`` bytes of all (None: no plan); and ``buffers``, bytes of this worker.
     """
     device = device_of(args.device, dist.get_rank())
     torch.manual_seed(0)
@@ -53,6 +53,7 @@ def measure(args: argparse.Namespace, name: str, first: int, num_rounds: int) ->
     seconds: list[float] = []
     sent: list[float] = []
     planned: list[float | None] = []
+    guard: list[tuple[float, float]] = []
     for index in range(first + WARM_UP, first + WARM_UP + num_rounds):
         synchronize(device)
         dist.barrier()
@@ -61,7 +62,12 @@ def measure(args: argparse.Namespace, name: str, first: int, num_rounds: int) ->
         synchronize(device)
         seconds.append(time.perf_counter() - began)
         planned.append(exchange.planned_bytes(index) if args.codec == 'none' else None)
-    return dict(seconds=seconds, sent=sent, planned=planned, buffers=exchange.buffers)
+        dist.barrier()
+        guard.append(exchange.guard())
+    looking, voting = map(list, zip(*guard, strict=True))
+    return dict(
+        seconds=seconds, looking=looking, voting=voting, sent=sent, planned=planned, buffers=exchange.buffers
+    )
 
 
 @torch.no_grad()

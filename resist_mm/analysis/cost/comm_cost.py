@@ -140,7 +140,7 @@ def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
     )
     print('GB (decimal), all workers together')
     print('paper: everything held, uploaded and downloaded (Table 1); wire: every byte sent, once\n')
-    print(f'{"":30}{"paper counting":^36}{"wire counting":^36}')
+    print(f'{"":30}{"paper counting":^36}{"wire counting":^36}'.rstrip())
     print(f'{"protocol":15}{"S":>4}  {"codec":9}' + f'{"round":>12}{"epoch":>12}{"run":>12}' * 2)
     for row in rows:
         figures = [row[f'{way}_gb_per_{unit}'] for way in ('paper', 'wire') for unit in ('round', 'epoch', 'run')]

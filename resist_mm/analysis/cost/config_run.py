@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
+from ...config_hooks import ROUND_HOOKS
 from ...convert.build import build_to_look_at
-from ...launch import ROUND_HOOKS
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
 

@@ -25,13 +25,14 @@ class RoundProtocol:
         deals_blocks: Whether the blocks of partitioned stages are dealt out; if not, everything is shared.
         states: What travels beside the engine's own states, such as the momentum of an outer step.
         needs_reference: Whether parts keep their value from the start of the round, as ``part.reference``.
-        seed: Seed of its random choices; may be set before :meth:`set_up`, as the hooks do.
+        seed: Seed of its random choices. None until :meth:`set_up`: the hooks take the seed of the run, the
+            engine alone takes 0.
     """
 
     deals_blocks = True
     states: Sequence[TravellingState] = ()
     needs_reference = False
-    seed = 0
+    seed: int | None = None
 
     def set_up(self, parts: Parts, num_workers: int) -> None:
         """Prepare for a model; called once, before the first round.
@@ -49,11 +50,14 @@ class RoundProtocol:
     def travelling(
         self, states: Sequence[TravellingState], round_index: int, whole: bool
     ) -> list[TravellingState]:
-        """Which of the states travel at the end of a round; ``whole`` says that the model is made whole."""
+        """Which of the states travel at the end of a round, the same on all workers. Must not communicate.
+
+        ``whole`` says that the model is made whole.
+        """
         return [state for state in states if state.travels(round_index, whole)]
 
     def begin_round(self, parts: Parts) -> None:
-        """Called when a round begins, after the blocks have changed hands."""
+        """Called when a round begins, after the blocks have changed hands. Must not fail: others go on."""
 
     def on_mean(self, part: Part, mean: Tensor) -> None:
         """Called where the mean of a part was computed, before it is delivered: the place for an outer step.

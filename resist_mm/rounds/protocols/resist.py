@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from resist_mm.partition import Assignment, PartitionSampler
 
+from ..arguments import check_count, is_number
 from ..part import Parts
 from .protocol import RoundProtocol
 
@@ -21,7 +22,10 @@ class ResIST(RoundProtocol):
         activation_scale (float, optional): Factor of the residual branches of partitioned blocks in the whole
             model (Sec. 2.6, "Scaling activations"). Defaults to None: the share of the blocks that a worker
             holds.
-        seed (int): Seed of the partition. Defaults to 0.
+        seed (int, optional): Seed of the partition. Defaults to None: that of the run, or 0 without hooks.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -29,8 +33,14 @@ class ResIST(RoundProtocol):
         min_blocks: int | None = None,
         warmup_rounds: int = 0,
         activation_scale: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
+        check_count('ResIST.min_blocks', min_blocks or 0, least=0)
+        check_count('ResIST.warmup_rounds', warmup_rounds, least=0)
+        if activation_scale is not None and not (is_number(activation_scale) and 0 < activation_scale <= 1):
+            raise ValueError(
+                f'ResIST.activation_scale must be a number above 0 and at most 1, got {activation_scale!r}'
+            )
         self.min_blocks = min_blocks
         self.warmup_rounds = warmup_rounds
         self.activation_scale = activation_scale
@@ -45,7 +55,7 @@ class ResIST(RoundProtocol):
         super().set_up(parts, num_workers)
         if not parts.num_blocks:
             raise ValueError('ResIST deals out the blocks of a partitioned stage, but the model has none')
-        self.sampler = PartitionSampler(parts.num_blocks, num_workers, self.min_blocks, self.seed)
+        self.sampler = PartitionSampler(parts.num_blocks, num_workers, self.min_blocks, self.seed or 0)
         parts.set_scale(self.scale)
 
     @property

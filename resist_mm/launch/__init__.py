@@ -1,0 +1,20 @@
+"""What the commands add to mmengine's Runner: the process group, the launcher, how a run ends."""
+
+from .checks import check_wrapper
+from .ending import end_with, record_failures
+from .process_group import DEFAULT_TIMEOUT_SEC, check_timeout, finish_distributed, init_distributed
+from .scale import scale_lr_by_one_worker
+from .supervised import begin_worker, resumes_by_itself
+
+__all__ = [
+    'DEFAULT_TIMEOUT_SEC',
+    'begin_worker',
+    'check_timeout',
+    'check_wrapper',
+    'end_with',
+    'finish_distributed',
+    'init_distributed',
+    'record_failures',
+    'resumes_by_itself',
+    'scale_lr_by_one_worker',
+]

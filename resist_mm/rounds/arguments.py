@@ -1,0 +1,33 @@
+"""Checks of arguments, for messages that name them."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+__all__ = ['check_choice', 'check_count', 'is_number']
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse a value that is not an integer of at least ``least``.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
+
+
+def check_choice(name: str, value: Any, first: str, second: str) -> None:
+    """Refuse a value that is neither of two.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if value not in (first, second):
+        raise ValueError(f'{name} must be {first!r} or {second!r}, got {value!r}')
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf

@@ -1,0 +1,86 @@
+"""How much of the work counts when a worker is killed every few seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resist_mm.checkpoint import newest_whole, read_checkpoint
+from tests.workers import PRELOADED
+
+from .group import run_group
+from .job import build_runner
+from .plans import LONG, Fault, Plan
+
+__all__ = ['measure']
+
+TIMEOUT_SEC = 10.0
+
+
+def measure(folder: Path, seconds: float, every_sec: float) -> dict[str, Any]:
+    """Train with four workers; so many seconds after each start one of them is killed, and the job starts again.
+
+    Args:
+        folder (Path): For the work dir; replaced.
+        seconds (float): How long.
+        every_sec (float): Time between kills, from start to start.
+
+    Returns:
+        dict: ``iterations_kept`` (of the last checkpoint), ``iterations_run``, their ratio ``goodput``;
+        ``start_sec``, the mean time from a start to its first iteration; ``time_that_counts``, the share of the
+        time that went into iterations that were kept.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / 'run').mkdir(parents=True)
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([*PRELOADED, 'tests.test_chaos.goodput'])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(folder.absolute(), seconds, every_sec, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError('it could not be measured; the traceback is in stderr') from None
+    finally:
+        process.join()
+
+
+def _measure(folder: Path, seconds: float, every_sec: float, sender: Any) -> None:
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    torch.set_num_threads(1)
+    (folder / 'imports').mkdir()
+    build_runner(folder / 'imports', 'resist', [], resume=False, keep_all=False, iters=2).train()
+    rng, began = random.Random(0), time.monotonic()
+    run = kept = kills = 0
+    training_sec = starting_sec = 0.0
+    while (now := time.monotonic()) < began + seconds:
+        fault = Fault('kill', rng.randrange(4), 'start', 1, 0, every_sec, kills)
+        start = run_group(Plan(0, LONG, (fault,)), kills, folder, TIMEOUT_SEC, kept > 0)
+        if start.complete:
+            raise RuntimeError('training was complete before the time was over: give the job more iterations')
+        training_sec += time.monotonic() - now - start.began_sec
+        starting_sec += start.began_sec
+        run += start.reached - kept
+        newest, _ = newest_whole(folder / 'run')
+        kept = read_checkpoint(newest)['meta']['iter'] if newest else 0
+        kills += 1
+    took = time.monotonic() - began
+    sender.send(
+        dict(
+            seconds=round(took, 1),
+            kills=kills,
+            iterations_run=run,
+            iterations_kept=kept,
+            goodput=round(kept / run, 4),
+            start_sec=round(starting_sec / kills, 2),
+            time_that_counts=round(kept / run * training_sec / took, 4),
+        )
+    )

@@ -18,7 +18,14 @@ from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
 from resist_mm.convert import Options, change_config, read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
+from resist_mm.launch import (
+    begin_worker,
+    end_with,
+    finish_distributed,
+    init_distributed,
+    quiet_libraries,
+    record_failures,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,6 +82,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     begin_worker()
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:

@@ -139,7 +139,7 @@ class YOLOV2Head(BaseDenseHead):
         first = not self.is_init
         super().init_weights()
         if first and self.kind.cross_entropy and not _is_pretrained(self.init_cfg):
-            biases = self.conv_pred.bias.data.view(self.num_base_priors, -1)
+            biases = self.conv_pred.get_parameter('bias').data.view(self.num_base_priors, -1)
             biases[:, 4] = logit(self.kind.first_objectness)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor]:

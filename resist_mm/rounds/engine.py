@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,7 +23,7 @@ from .protocols import RoundProtocol
 from .round_start import Remaining, RoundStart
 from .staging import StagedExchange
 from .states import RunningStatistics, TravellingState, Weights
-from .travelling import agree_on_travelling
+from .travelling import learn_from_all
 from .whereabouts import enter, missing_workers_named
 
 __all__ = ['Engine']
@@ -178,13 +178,14 @@ class Engine:
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
-        choose = partial(self.protocol.travelling, self.states, self.round, whole)
         with self._rolled_back_unless_accepted():
-            states = agree_on_travelling(self.guard, choose)
-            staged, left_out = self._prepare(states, whole, complaint)
-            traffic = self.transport.run(staged.plan, staged, self._means.of_block)
-            traffic.buffers += staged.nbytes + self._start.nbytes + self.parts.residual_bytes
-            self._complete(staged, whole)
+            staged, left_out = self._prepare(whole, complaint)
+            traffic, finite = self._carry_out(staged, whole)
+            if not finite:
+                staged, left_out = self._leave_out(staged, whole, complaint)
+                again, finite = self._carry_out(staged, whole)
+                traffic += again
+                self.bad_rounds.check_means(self.round, finite)
         # accepted by all workers: from here on nothing may fail
         staged.commit()
         self.protocol.commit()
@@ -196,31 +197,49 @@ class Engine:
         self._enter(None if whole else staged.plan.new)
         return traffic
 
-    def _prepare(
-        self, states: Sequence[TravellingState], whole: bool, complaint: str
-    ) -> tuple[StagedExchange, dict[int, list[str]]]:
+    def _prepare(self, whole: bool, complaint: str) -> tuple[StagedExchange, dict[int, list[str]]]:
         """Plan and stage the exchange; also says which workers it leaves out, and why."""
-        assert self.assignment is not None
-        stage = partial(StagedExchange, self.rank, self.parts, states, self._means.may_change)
         with self.guard.all_or_none('preparing the exchange') as vote:
-            everything = Assignment.full(self.num_workers, self.parts.num_blocks)
-            following = everything if whole else self.protocol.assign(self.round + 1)
-            self._staged = stage(ExchangePlan.between(self.assignment, following), exact=whole)
-            complaints = [*examine(self.parts, states), *filter(None, [complaint])]
-            vote.has_news = bool(complaints)
+            states = list(self.protocol.travelling(self.states, self.round, whole))
+            news = [state.prepare() for state in states]
+            staged = self._stage(states, whole)
+            # what a codec makes of bad numbers need not show in the result
+            is_bad = bool(complaint) or (staged.encoded and bool(examine(self.parts, states)))
+            vote.has_news = is_bad or any(of_state is not None for of_state in news)
         if not vote.with_news:
-            return self._staged, {}
-        left_out = self.bad_rounds.judge(self.round, complaints, self._start.is_finite(states))
-        self._staged.let_go()
-        with self.guard.all_or_none('leaving out workers with bad numbers'):
-            plan = ExchangePlan.between(Remaining(self.assignment, following, left_out), following)
-            self._staged = stage(plan, exact=True, undone=self._start if self.rank in left_out else None)
-            return self._staged, left_out
+            return staged, {}
+        learn_from_all(self.guard, states, news)
+        return self._leave_out(staged, whole, complaint)
 
-    def _complete(self, staged: StagedExchange, whole: bool) -> None:
-        """Do whatever may still fail once everything has arrived."""
-        with self.guard.all_or_none('completing the exchange'):
-            self._means.of_everybody(staged.averaged_parts())
+    def _leave_out(
+        self, staged: StagedExchange, whole: bool, complaint: str
+    ) -> tuple[StagedExchange, dict[int, list[str]]]:
+        """Plan and stage the exchange again, without the workers whose numbers are bad, if there are any."""
+        complaints = [*examine(self.parts, staged.states), *filter(None, [complaint])]
+        left_out = self.bad_rounds.judge(self.round, complaints, self._start.is_finite(staged.states))
+        self._roll_back()
+        with self.guard.all_or_none('staging the exchange again'):
+            return self._stage(staged.states, whole, left_out), left_out
+
+    def _stage(
+        self, states: Sequence[TravellingState], whole: bool, left_out: Collection[int] = ()
+    ) -> StagedExchange:
+        assert self.assignment is not None
+        everything = Assignment.full(self.num_workers, self.parts.num_blocks)
+        following = everything if whole else self.protocol.assign(self.round + 1)
+        old = Remaining(self.assignment, following, left_out) if left_out else self.assignment
+        plan, exact = ExchangePlan.between(old, following), whole or bool(left_out)
+        undone = self._start if self.rank in left_out else None
+        changes = self._means.may_change
+        self._staged = StagedExchange(self.rank, self.parts, states, changes, plan, exact, undone)
+        return self._staged
+
+    def _carry_out(self, staged: StagedExchange, whole: bool) -> tuple[Traffic, bool]:
+        """Transfer, and do whatever may still fail then; also says whether all results are finite."""
+        traffic = self.transport.run(staged.plan, staged, partial(self._means.of_block, staged))
+        traffic.buffers += staged.nbytes + self._start.nbytes + self.parts.residual_bytes
+        with self.guard.all_or_none('completing the exchange') as vote:
+            self._means.of_everybody(staged)
             staged.get_ready()
             blocks = staged.plan.new.blocks(self.rank)
             for state in self._staying(staged):
@@ -228,6 +247,8 @@ class Engine:
                     state.get_ready_to_restart(part)
             if not whole:
                 self._start.make_room(blocks)
+            vote.has_news = not self._means.finite
+        return traffic, not vote.with_news
 
     def _staying(self, staged: StagedExchange) -> list[TravellingState]:
         """The states that do not travel."""
@@ -236,18 +257,21 @@ class Engine:
     @contextmanager
     def _rolled_back_unless_accepted(self) -> Iterator[None]:
         """If the body fails, everything is as before it, but for gradients that may be gone."""
-        self._means.forget()
         try:
             yield
         except BaseException:
-            if self._staged is not None:
-                self._staged.let_go()
-                self._staged = None
-            for state in self.states:
-                state.roll_back()
-            self._start.drop_unused_room()
-            self.protocol.roll_back()
+            self._roll_back()
             raise
+
+    def _roll_back(self) -> None:
+        if self._staged is not None:
+            self._staged.let_go()
+            self._staged = None
+        for state in self.states:
+            state.roll_back()
+        self._start.drop_unused_room()
+        self.protocol.roll_back()
+        self._means.forget()
 
     def _enter(self, assignment: Assignment | None) -> None:
         """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""

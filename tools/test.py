@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
-from resist_mm.convert import Options, change_config, read_config
+from resist_mm.convert import Options, read_config
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
 
@@ -51,9 +51,8 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and apply the command line to it."""
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    change_config(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -18,6 +18,7 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'checkpoint': (set(), True),
     'launch': ({'config_hooks'}, True),
     'convert': ({'models', 'partition', 'registry', 'config_hooks', 'config_values', 'checkpoint'}, True),
+    'inference': ({'checkpoint', 'convert', 'datasets', 'registry'}, True),
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
     'analysis': (

@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and metrics; default: work_dirs/CONFIG')
     parser.add_argument('--out', help='file to write the predictions to, .pkl')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for drawn predictions, relative to the folder of this run')
+    parser.add_argument('--show-dir', help='folder for drawn predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which a window is shown')
     parser.add_argument(
         '--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ..., or key="[a,b]"'
@@ -66,7 +66,9 @@ def load_config(args: argparse.Namespace) -> Config:
                 f'--show and --show-dir are for detection; {args.config} has no default_hooks.visualization '
                 "(dict(type='DetVisualizationHook') draws boxes)"
             )
-        hook.update(draw=True, show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
+        # mmdet would put a relative one into the folder of this run, work_dir/TIME
+        folder = osp.abspath(args.show_dir) if args.show_dir else None
+        hook.update(draw=True, show=args.show, wait_time=args.wait_time, test_out_dir=folder)
     return cfg
 
 

@@ -12,9 +12,7 @@ model = dict(
     ),
     roi_head=dict(bbox_head=dict(num_classes='${num_classes}')),
 )
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='SGD', lr='${lr}', momentum=0.9, weight_decay=1e-4)
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr='${lr}', momentum=0.9, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
     dict(

@@ -17,9 +17,9 @@ REFERENCE = re.compile(r'\$\{\s*(?:(?P<count>len)\(\s*(?P<counted>[\w.]+)\s*\)|(
 def resolve_references(cfg: Config) -> None:
     """Replace every ``'${key}'`` in a config by the value of that key, in place.
 
-    mmengine computes a base file before it reads the file that inherits it, so a value set there cannot reach what the
-    base has computed. A reference can: it is replaced when the config is complete, ``--cfg-options`` included. The
-    notation is that of ``mmdet.utils.replace_cfg_vals``; in addition there is ``'${len(key)}'``.
+    mmengine computes a base file before it reads the file that inherits it, so a value set there cannot reach what
+    the base has computed. A reference can: it is replaced when the config is complete, ``--cfg-options`` included.
+    The notation is that of ``mmdet.utils.replace_cfg_vals``; in addition there is ``'${len(key)}'``.
 
     Args:
         cfg (Config): The config. A string that is one reference becomes the value itself, of any type; inside a

@@ -1,7 +1,7 @@
 """Draw what a trained model finds in images: ``python tools/demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT``.
 
-For detectors and classifiers. Leaves pictures in OUT_DIR/vis and predictions in OUT_DIR/preds, a json file for each
-image.
+For detectors and classifiers. Leaves pictures in OUT_DIR/vis and predictions in OUT_DIR/preds, a json file for
+each image.
 """
 
 from __future__ import annotations

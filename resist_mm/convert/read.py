@@ -30,8 +30,8 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     Raises:
         FileNotFoundError: If there is no such file, similar ones are named; or none that it inherits from.
-        ValueError: If the package is not installed, the config cannot be read, or an option or a reference names what
-            it does not have.
+        ValueError: If the package is not installed, the config cannot be read, or an option or a reference names
+            what it does not have.
     """
     cfg = _read(path)
     _leave_scope(cfg._cfg_dict)
@@ -61,8 +61,8 @@ def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
 def _leave_scope(value: Any) -> None:
     """Let what is inherited from ``resist_mm::`` be built as if the file were inherited by its path.
 
-    mmengine would look every type up in this package alone. The configs here write their own types with the package
-    in front, and leave the others to the config's default scope.
+    mmengine would look every type up in this package alone. The configs here write their own types with the
+    package in front, and leave the others to the config's default scope.
     """
     if isinstance(value, dict):
         if value.get('_scope_') == SCOPE:

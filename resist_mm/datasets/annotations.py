@@ -171,12 +171,12 @@ def _check_coco_classes(dataset: Any, classes: Sequence[str]) -> None:
         # the data set numbers the categories that it finds: all later labels would be wrong
         missing = [name for name in classes if name not in names.values()]
         raise DataError(
-            f'{dataset.ann_file} has no category {_listed(missing)}, which metainfo.classes of the data set names; its '
-            f'categories are {_listed(list(names.values()))}'
+            f'{dataset.ann_file} has no category {_listed(missing)}, which metainfo.classes of the data set '
+            f'names; its categories are {_listed(list(names.values()))}'
         )
     in_order = tuple(names.get(number) for number in found)
     if in_order != tuple(classes) and set(in_order) == set(classes):
-        # it numbers them in the order of the file: the mean AP would be right, the names in tables and pictures not
+        # it numbers them in the order of the file: the mean AP would be right, the names in tables wrong
         raise DataError(
             f'{dataset.ann_file} has its categories in another order than metainfo.classes of the data set, and '
             f'labels follow the file: set classes = {in_order}'

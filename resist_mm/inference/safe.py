@@ -112,6 +112,6 @@ def _check_weights(model: nn.Module, checkpoint: Any, weights: str) -> None:
     if missing:
         more = f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''
         raise ValueError(
-            f'{weights} is no checkpoint of this model: it lacks {", ".join(missing[:SHOWN])}{more}, or has them in '
-            'another shape. The config has to be the one that it was trained with, such as that in the work dir'
+            f'{weights} is no checkpoint of this model: it lacks {", ".join(missing[:SHOWN])}{more}, or has them '
+            'in another shape. The config has to be the one that it was trained with, such as that in the work dir'
         )

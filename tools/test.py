@@ -18,7 +18,14 @@ from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
 from resist_mm.convert import Options, read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
+from resist_mm.launch import (
+    begin_worker,
+    draw_on_all_workers,
+    end_with,
+    finish_distributed,
+    init_distributed,
+    record_failures,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,12 +93,15 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    draw_on_all_workers(runner)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     try:
         runner.test()
     except CheckpointError as error:
         end_with(error)
+    if args.show_dir:
+        runner.logger.info(f'Pictures are in {args.show_dir}')
     finish_distributed()
 
 

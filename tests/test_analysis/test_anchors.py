@@ -87,6 +87,8 @@ def test_the_command_and_the_head_that_takes_its_lines(tmp_path: Path, monkeypat
     assert before < 0.75 < after < 1
     found: dict = {}
     exec(lines, found)
-    head = MODELS.build(dict(type='resist_mm.YOLOV2Head', num_classes=5, in_channels=8, **found['model']['bbox_head']))
+    head = MODELS.build(
+        dict(type='resist_mm.YOLOV2Head', num_classes=5, in_channels=8, **found['model']['bbox_head'])
+    )
     assert head.num_base_priors == 3
     assert all(20 < side < 70 for size in head.prior_generator.base_sizes[0] for side in size)

@@ -72,10 +72,20 @@ class Engine:
         bad_rounds: Who was left out of the last round, and how often that has happened.
 
     Example:
+        >>> import torch
+        >>> from resist_mm.models import PreActResNet
+        >>> from resist_mm.rounds import ResIST
+        >>> model = PreActResNet(stage_blocks=(1, 1, 5, 1), block='basic', stem='cifar', base_channels=4)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         >>> engine = Engine(model, optimizer, ResIST(min_blocks=2))
-        >>> for _ in range(num_rounds):
-        ...     engine.run_round(train_one_iteration, local_iters=50)
-        >>> engine.make_whole()
+        >>> def train_one_iteration():
+        ...     optimizer.zero_grad()
+        ...     model(torch.rand(2, 3, 16, 16))[-1].square().mean().backward()
+        ...     optimizer.step()
+        >>> for _ in range(2):
+        ...     traffic = engine.run_round(train_one_iteration, local_iters=4)
+        >>> engine.make_whole().total
+        0
     """
 
     def __init__(

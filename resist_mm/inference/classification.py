@@ -38,11 +38,7 @@ class ImageClassificationInferencer(SafeInferencer, BaseInferencer):
         trust_checkpoint: Whether the checkpoint may run code.
         **kwargs: ``show_progress``, which is not used.
 
-    Example:
-        >>> from resist_mm import ImageClassificationInferencer
-        >>> inferencer = ImageClassificationInferencer('work_dirs/NAME/NAME.py', 'work_dirs/NAME/epoch_90.pth')
-        >>> found = inferencer('images/', out_dir='found')['predictions']  # one dict for each image
-        >>> found[0]['classes'], found[0]['scores']  # the most likely class first
+    An example in three lines is in docs/inference.md.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -24,11 +24,8 @@ class DetInferencer(SafeInferencer, MMDetInferencer):
         trust_checkpoint: Whether the checkpoint may run code.
         **kwargs: ``palette`` and ``show_progress`` of mmdet's.
 
-    Example:
-        >>> from resist_mm import DetInferencer
-        >>> inferencer = DetInferencer('work_dirs/NAME/NAME.py', 'work_dirs/NAME/epoch_50.pth')
-        >>> found = inferencer('images/', out_dir='found')['predictions']  # one dict for each image
-        >>> found[0]['classes'], found[0]['scores'], found[0]['bboxes']
+    It is called with a file, a folder, an array or a list of them, and returns a dict of ``predictions`` and
+    ``visualization``; docs/inference.md has an example in three lines.
     """
 
     def _inputs_to_list(self, inputs: Any) -> list:

@@ -59,7 +59,8 @@ trap - EXIT
 
 step "testing: the whole model on 100 images that it has not seen (log: $work_dir/test.log)"
 tools/dist_test.sh $config "$(cat "$work_dir/last_checkpoint")" "$workers" --work-dir "$work_dir" \
-    --show-dir ../pictures --cfg-options share_gpu=True >"$work_dir/test.log" 2>&1 || failed "$work_dir/test.log"
+    --show-dir "$work_dir/pictures" --cfg-options share_gpu=True \
+    >"$work_dir/test.log" 2>&1 || failed "$work_dir/test.log"
 
 step 'result'
 python tools/analysis_tools/summarize_run.py "$work_dir" --at-least pascal_voc/mAP 0.5

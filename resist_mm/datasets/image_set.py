@@ -45,6 +45,9 @@ class ImageSet(Dataset):
             differ in size, or the pipeline is not valid.
     """
 
+    image_size: tuple[int, int] | None = None
+    """Width and height of all images of the set; None: they differ."""
+
     def __init__(
         self,
         images: Sequence[str] | np.ndarray,

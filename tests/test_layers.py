@@ -21,7 +21,10 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
     'analysis': (
-        {'partition', 'exchange', 'models', 'rounds', 'convert', 'registry', 'builders', 'config_hooks', 'ops'},
+        {
+            *('partition', 'exchange', 'models', 'rounds', 'convert', 'checkpoint'),
+            *('registry', 'builders', 'config_hooks', 'ops', 'version'),
+        },
         True,
     ),
     'hooks': ({'rounds', 'exchange', 'models', 'datasets', 'registry', 'builders', 'checkpoint'}, True),

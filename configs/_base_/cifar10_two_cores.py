@@ -22,6 +22,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=400, end=6400, T_max=6000),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=6400, val_interval=400)
+# a shared machine may stop a worker for long
+env_cfg = dict(dist_cfg=dict(timeout=7200))
 default_hooks = dict(
     checkpoint=dict(interval=400, save_best=None),
     cpu_seconds=dict(type='resist_mm.CPUSecondsHook'),

@@ -99,4 +99,4 @@ default_hooks = dict(
 )
 # by default mmengine averages every logged value with "loss" in its name over earlier values, even the test loss
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')
-env_cfg = dict(dist_cfg=dict(timeout=600))  # seconds that a worker waits for the others
+env_cfg = dict(dist_cfg=dict(timeout=7200))  # a shared machine may stop a worker for long

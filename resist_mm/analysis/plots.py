@@ -126,8 +126,8 @@ def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str
     """Draw a metric against what training has cost, a line for each run.
 
     Args:
-        courses (list[dict]): Of the runs: ``label``, ``protocol`` ('resist', 'local-sgd' or 'ddp'), ``values`` of the
-            metric, and costs by name, of the same length. Runs with one label, such as seeds, look alike.
+        courses (list[dict]): Of the runs: ``label``, ``protocol`` ('resist', 'local-sgd' or 'ddp'), ``values`` of
+            the metric, and costs by name, of the same length. Runs with one label, such as seeds, look alike.
         by (str): Name of the costs to draw; positive numbers.
         xlabel (str): The costs, in words.
         ylabel (str): The metric, in words.
@@ -136,7 +136,7 @@ def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str
     """
     fig, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
     labels = list(dict.fromkeys(course['label'] for course in courses))
-    styles = {}
+    styles: dict[str, tuple[str, str]] = {}
     for label in labels:
         protocol = next(course['protocol'] for course in courses if course['label'] == label).replace('-', '_')
         before = [style for style in styles.values() if style[0] == COLOURS[protocol]]
@@ -145,9 +145,15 @@ def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str
     for course in courses:
         label = course['label']
         colour, line = styles[label]
-        name = None if label in shown else label
         axes.plot(
-            course[by], course['values'], line, color=colour, marker='.', markersize=3, linewidth=1.2, label=name
+            course[by],
+            course['values'],
+            line,
+            color=colour,
+            marker='.',
+            markersize=3,
+            linewidth=1.2,
+            label=None if label in shown else label,
         )
         shown.add(label)
     axes.set(xscale='log', xlabel=xlabel, ylabel=ylabel, title=title)

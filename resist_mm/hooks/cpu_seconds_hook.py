@@ -22,13 +22,13 @@ KEY = 'resist_mm_cpu_seconds'
 class CPUSecondsHook(Hook):
     """Logs the CPU seconds of the workers' training with every validation.
 
-    Seconds on a clock say little where workers share cores with each other or with other jobs; CPU seconds (user and
-    system, of all threads of a worker) hardly depend on that. Counted are the iterations with loading, exchanges and
-    recalibration of norms; not counted are validation, saving, and starting. Workers that wait for each other sleep,
-    which costs nothing.
+    Seconds on a clock say little where workers share cores with each other or with other jobs; CPU seconds (user
+    and system, of all threads of a worker) hardly depend on that. Counted are the iterations with loading,
+    exchanges and recalibration of norms, and what is saved between them; validation and starting are not. Workers
+    that wait for each other sleep, which costs nothing.
 
-    Logged are ``cpu_sec``, of the worker with the most, and ``cpu_sec_mean``, both from the beginning of training; a
-    resumed run goes on counting from its checkpoint, as long as the number of workers is the same.
+    Logged are ``cpu_sec``, of the worker with the most, and ``cpu_sec_mean``, both from the beginning of training;
+    a resumed run goes on counting from its checkpoint, as long as the number of workers is the same.
 
     Example:
         >>> default_hooks = dict(cpu_seconds=dict(type='resist_mm.CPUSecondsHook'))

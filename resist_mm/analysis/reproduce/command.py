@@ -1,7 +1,7 @@
 """Train the rows of docs/results on two CPU cores, and write what comes out.
 
-May be interrupted at any moment, also by SIGKILL: called again, it goes on from the newest checkpoint of the row that
-was running, and leaves out what is finished. After each row its record, log, table and pictures are written.
+May be interrupted at any moment, also by SIGKILL: called again, it goes on from the newest checkpoint of the row
+that was running, and leaves out what is finished. After each row its record, log, table and pictures are written.
 
 Examples:
     RESIST_MM_CIFAR10=/data/cifar10 python tools/analysis_tools/reproduce.py cifar10

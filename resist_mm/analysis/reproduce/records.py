@@ -24,9 +24,7 @@ __all__ = ['record_of', 'thinned_log', 'write_record']
 
 MB = 1e6
 PACKAGES = ('resist_mm', 'torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'numpy')
-KEPT = re.compile(
-    r' - (?:Iter|Epoch)\((?:train|val)\)|Round \d+: |Resumed|WARNING|Changed config|workers train sub'
-)
+KEPT = re.compile(r' - (?:Iter|Epoch)\((?:train|val)\)|Round \d+: |Resumed|WARNING|workers train sub')
 EPOCH = re.compile(r'Epoch\(train\)\s+\[\d+\]\[\s*\d+/(\d+)\]')
 OF_CLASS = re.compile(r'^\| (\w+) +\| (\d+) +\| (\d+) +\| ([\d.]+) +\| ([\d.]+) +\|$', re.MULTILINE)
 # a folder of this machine
@@ -98,7 +96,7 @@ def _course(
         else:
             ended = [r for i, r in run.rounds.items() if i < run.rounds_before[step]]
             sent = MB * sum(r['total_mb'] for r in ended)
-        found = dict(step=step, images=step * images, bytes=round(sent))
+        found: dict[str, float] = dict(step=step, images=step * images, bytes=round(sent))
         for key in ('cpu_sec', 'cpu_sec_mean', *SETS[row.results].metrics):
             if key in scalars:
                 found[key] = round(scalars[key], 4)

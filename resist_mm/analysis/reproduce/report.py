@@ -16,9 +16,9 @@ LINK_GBIT = 1.0
 HEADER = '<!-- Written by tools/analysis_tools/reproduce.py; the records beside it hold everything. -->'
 NOTE = (
     'All rows train on the same number of images. GB (decimal) are what all workers sent, each byte once; for '
-    'data-parallel training those of a ring all-reduce in every iteration, computed. CPU seconds are of the worker '
-    'with the most, for its training and exchanges: seconds on a clock mean little on a shared machine. With several '
-    'seeds: mean ± deviation.'
+    'data-parallel training those of a ring all-reduce in every iteration, computed. CPU seconds are of the '
+    'worker with the most, for its training and exchanges: seconds on a clock mean little on a shared machine. '
+    'With several seeds: mean ± deviation.'
 )
 TIME_NOTE = (
     f'Time in the pictures is modelled: the CPU seconds, measured, and what a worker has sent over a link of '

@@ -60,8 +60,8 @@ def finished(work_dir: Path) -> bool:
 def run_rows(rows: Sequence[Row], folder: Path, done: Callable[[Row], object]) -> list[Row]:
     """Train what is not finished.
 
-    A row that was interrupted goes on from its newest checkpoint that is whole; what one without a checkpoint has left
-    behind is removed. A row that fails is tried again, and left out after some attempts.
+    A row that was interrupted goes on from its newest checkpoint that is whole; what one without a checkpoint has
+    left behind is removed. A row that fails is tried again, and left out after some attempts.
 
     Args:
         rows (Sequence[Row]): In this order.
@@ -82,7 +82,7 @@ def run_rows(rows: Sequence[Row], folder: Path, done: Callable[[Row], object]) -
                 break
             ahead = f'row {number} of {len(rows)}'
             _say(f'{ahead}: {row.name}' + (f', attempt {attempt + 1}' if attempt else ''))
-            code = _train(row, folder, lambda text, ahead=ahead: _say(f'{ahead}: {text}'))
+            code = _train(row, folder, ahead)
             if code:
                 _say(f'{row.name} ended with {code}: {folder / row.name}/output.txt')
         if finished(folder / row.name):
@@ -99,12 +99,15 @@ def spent_seconds(work_dir: Path) -> float:
     return 0.0
 
 
-def _train(row: Row, folder: Path, show: Callable[[str], None]) -> int:
-    """Start or resume the training of a row, and wait for it; returns its exit status."""
+def _train(row: Row, folder: Path, ahead: str) -> int:
+    """Start or resume the training of a row, and wait for it; returns its exit status.
+
+    The lines that show how far it is begin with ``ahead``.
+    """
     work_dir = folder / row.name
     newest, passed_over = newest_whole(work_dir) if work_dir.is_dir() else (None, [])
     for complaint in passed_over:
-        show(f'passed over: {complaint}')
+        _say(f'{ahead}: passed over: {complaint}')
     if newest is None and work_dir.is_dir():
         shutil.rmtree(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def _train(row: Row, folder: Path, show: Callable[[str], None]) -> int:
             if time.monotonic() - shown > SHOW_EVERY_SEC:
                 shown = time.monotonic()
                 (work_dir / SPENT).write_text(json.dumps(before + shown - began))
-                show(_last_iteration(work_dir))
+                _say(f'{ahead}: {_last_iteration(work_dir)}')
     finally:
         if process.poll() is None:
             _stop(process)

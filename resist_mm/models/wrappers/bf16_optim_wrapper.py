@@ -18,9 +18,9 @@ __all__ = ['BF16OptimWrapper']
 class BF16OptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper with the forward pass under bf16 autocast, also on a CPU.
 
-    mmengine's ``AmpOptimWrapper`` refuses to run without an accelerator, though CPUs with ``avx512_bf16`` or AMX gain
-    from bf16 too. Parameters, gradients, optimizer state and all exchanges stay fp32. bf16 has the exponents of fp32,
-    so losses need no scale.
+    mmengine's ``AmpOptimWrapper`` refuses to run without an accelerator, though CPUs with ``avx512_bf16`` or AMX
+    gain from bf16 too. Parameters, gradients, optimizer state and all exchanges stay fp32. bf16 has the exponents
+    of fp32, so losses need no scale.
 
     Args:
         **kwargs: Arguments of ``OptimWrapper``.

@@ -1,6 +1,6 @@
 # CIFAR-10 under ResIST with four workers, as far as two CPU cores get in half an hour (Table 2 in small):
 #
-#   tools/dist_train.sh configs/cifar/two_cores/preact-resnet38_resist_4xb32-6400i_cifar10.py 4
+#   tools/dist_train.sh configs/cifar/two_cores/preact-resnet38_resist_4xb32-8000i_cifar10.py 4
 #
 # python tools/analysis_tools/reproduce.py cifar10 runs it with two, four and eight workers, and what it is compared
 # with; docs/results/cifar10 shows the results.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config, DictAction
+from PIL import Image
 
 from resist_mm.analysis.paper.commands import as_options
 from resist_mm.analysis.reproduce import running
+from resist_mm.analysis.reproduce.detections import COLUMNS, HEIGHT, WIDTH, tile
 from resist_mm.analysis.reproduce.records import record_of, thinned_log, write_record
 from resist_mm.analysis.reproduce.report import seconds_of, write_report
 from resist_mm.analysis.reproduce.rows import ROWS, SETS, Row, rows_of
@@ -215,12 +218,23 @@ def test_table_and_pictures_come_from_the_records_alone(tmp_path: Path):
     assert set(SETS) >= {row.results for row in ROWS}
 
 
+def test_detections_are_tiled_in_their_order(tmp_path: Path):
+    colours = ['red', 'lime', 'blue', 'black']
+    for number, colour in enumerate(colours):
+        Image.new('RGB', (640, 240), colour).save(tmp_path / f'{number}.png')
+    tile([tmp_path / f'{number}.png' for number in range(4)], tmp_path / 'sheet.png')
+    with Image.open(tmp_path / 'sheet.png') as sheet:
+        assert sheet.size == (COLUMNS * WIDTH, 2 * HEIGHT)
+        found = [
+            sheet.getpixel((number % COLUMNS * WIDTH + 9, number // COLUMNS * HEIGHT + 9)) for number in range(4)
+        ]
+        assert found == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]
+
+
 @pytest.mark.slow
 def test_a_killed_row_goes_on_with_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = ROOT / 'tools/analysis_tools/reproduce.py'
     command = [sys.executable, str(root), 'cifar10', '--work-dirs', str(tmp_path), '--out', str(tmp_path / 'out')]
-    import os
-
     if not os.environ.get('RESIST_MM_CIFAR10'):
         pytest.skip('RESIST_MM_CIFAR10 is not set')
     work_dir = tmp_path / ROWS[0].name

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from ...checkpoint import WorkDirInUse
+from .detections import draw_detections
 from .records import write_record
 from .report import write_report
 from .rows import SETS, Row, rows_of
@@ -48,6 +49,8 @@ def main() -> None:
     """Run."""
     args = parse_args()
     rows = rows_of(args.sets)
+    if not rows:
+        sys.exit(f'reproduce.py: {", ".join(args.sets)} has no rows yet')
     if args.list:
         for row in rows:
             state = 'finished' if finished(args.work_dirs / row.name) else 'to do'
@@ -56,6 +59,8 @@ def main() -> None:
 
     def done(row: Row) -> None:
         write_record(row, args.work_dirs / row.name, args.out / row.results)
+        if SETS[row.results].draws:
+            draw_detections(row, args.work_dirs / row.name, args.out / row.results)
         write_report(row.results, args.out / row.results)
 
     if args.report:

@@ -55,7 +55,7 @@ def write_report(results: str, out: Path) -> None:
         for suffix in ('png', 'svg'):
             plot_course(courses, by, axis, metric_name, SETS[results].title, str(out / f'by_{stem}.{suffix}'))
         lines.append(f'![{metric_name} by {stem}](by_{stem}.png)')
-    lines += ['', TIME_NOTE, '', *_how(results, records)]
+    lines += ['', TIME_NOTE, '', *_sheets(records, out), *_how(results, records)]
     (out / 'README.md').write_text('\n'.join(lines).rstrip() + '\n')
 
 
@@ -97,6 +97,16 @@ def _mean(values: Sequence[float], digits: int | None = None) -> str:
     mean = statistics.mean(values)
     shown = f'{mean:.4g}' if digits is None else f'{mean:.{digits}f}'
     return f'{shown} ± {statistics.stdev(values):.2g}' if len(values) > 1 else shown
+
+
+def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:
+    """The pictures of detections, where there are any."""
+    lines = []
+    for record in records:
+        if (out / f'{record["name"]}.jpg').is_file():
+            lines += [f'{record["label"]}, left what is there, right what was found:', '']
+            lines += [f'![detections]({record["name"]}.jpg)', '']
+    return lines
 
 
 def _how(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,8 +22,10 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
     'analysis': (
-        {'partition', 'exchange', 'models', 'rounds', 'convert', 'registry', 'builders', 'config_hooks', 'ops'}
-        | {'datasets'},
+        {
+            *('partition', 'exchange', 'models', 'rounds', 'convert', 'checkpoint', 'datasets'),
+            *('registry', 'builders', 'config_hooks', 'ops', 'version'),
+        },
         True,
     ),
     'hooks': ({'rounds', 'exchange', 'models', 'datasets', 'registry', 'builders', 'checkpoint'}, True),

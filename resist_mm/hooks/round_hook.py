@@ -254,8 +254,7 @@ class RoundHook(Hook):
     def _end_round(self, runner: Runner, whole: bool) -> None:
         engine = self.engine
         assert engine is not None and engine.assignment is not None
-        index, depth = engine.round, len(engine.assignment.blocks(engine.rank))
-        ended = now()
+        index, ended = engine.round, now()
         traffic = engine.exchange(whole, '' if self._losses is None else self._losses.complaint(runner))
         exchange_sec = now() - ended
         if engine.rank in engine.bad_rounds.left_out:
@@ -265,7 +264,7 @@ class RoundHook(Hook):
             traffic += self._settle_buffers(runner, engine)
         if self._losses is not None:
             self._losses.end_round(counts=engine.rank not in engine.bad_rounds.left_out)
-        self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
+        self._log.end(index, self._iters_done, traffic, ended - self._began, exchange_sec)
         remember(runner, engine)
 
     def _settle_buffers(self, runner: Runner, engine: Engine) -> Traffic:

@@ -209,7 +209,7 @@ def _records(path: Path) -> list[dict]:
     lines = path.read_text().splitlines() if path.is_file() else []
     if lines and not lines[-1].rstrip().endswith('}'):
         lines.pop()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines if line]
 
 
 def _first_record(path: Path) -> dict:

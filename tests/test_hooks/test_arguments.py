@@ -66,13 +66,15 @@ OF_ROUNDS: dict[str, Right] = dict(
     max_bad_rounds=at_least(1),
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )
+OUTER = dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)
+OF_BOTH = OF_ROUNDS | dict(outer=one_of(None, OUTER))
 OF_RESIST: dict[str, Right] = dict(
     min_blocks=optional(at_least(0)), warmup_rounds=at_least(0), activation_scale=optional(in_unit)
 )
 ARGUMENTS: dict[type, dict[str, Right]] = {
     RoundHook: OF_ROUNDS | dict(protocol=lambda value: value == dict(type='LocalSGD')),
-    LocalSGDHook: OF_ROUNDS,
-    ResISTHook: OF_ROUNDS | OF_RESIST,
+    LocalSGDHook: OF_BOTH,
+    ResISTHook: OF_BOTH | OF_RESIST,
     SafeCheckpointHook: dict(background=flag, max_keep_ckpts=every),
     ExactResumeHook: {},
     DataCheckHook: {},
@@ -103,7 +105,7 @@ anything = st.one_of(
     plain,
     st.lists(plain, max_size=3),
     st.dictionaries(st.sampled_from(['type', 'bits', 'x']), plain, max_size=2),
-    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD')]),
+    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), OUTER]),
 )
 
 

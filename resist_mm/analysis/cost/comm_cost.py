@@ -89,7 +89,9 @@ def rows_of(
     if run.network.blocks:
         least = run.min_blocks if blocks is None else blocks
         for name, codec in codecs.items():
-            cost = resist_cost(travelling, num_workers, least, args.samples, args.seed, codec)
+            cost = resist_cost(
+                travelling, num_workers, least, args.samples, args.seed, codec, run.outer_momentum_bytes
+            )
             rows.append(as_row(run, name, cost, warmup_cost(travelling, num_workers, codec)))
     rows += [as_row(run, name, cost) for name, cost in local_sgd.items()]
     rows.append(as_row(run, 'none', ddp_cost(run.network, num_workers, run.local_iters)))

@@ -34,6 +34,7 @@ class CountedRun:
         averages: Number of moving averages of the weights that are kept (EMA); with rounds they travel, too.
         warmup_rounds: Rounds of local SGD before ResIST begins.
         whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
+        outer_momentum: Whether blocks take an outer step, whose momentum travels with them.
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
     """
@@ -49,6 +50,7 @@ class CountedRun:
     averages: int = 0
     warmup_rounds: int = 0
     whole_every: tuple[int, ...] = ()
+    outer_momentum: bool = False
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
 
@@ -56,6 +58,11 @@ class CountedRun:
     def travelling(self) -> NetworkSize:
         """The sizes of what travels in rounds."""
         return self.network.with_averages(self.averages)
+
+    @property
+    def outer_momentum_bytes(self) -> list[int]:
+        """Size of the outer momentum that travels with each block; empty if there is none."""
+        return [block.message_bytes() for block in self.network.blocks] if self.outer_momentum else []
 
     def schedule(self, num_workers: int) -> Schedule | None:
         """The schedule of the run with a given number of workers; None if it is not known."""
@@ -109,6 +116,7 @@ def config_run(args: argparse.Namespace) -> CountedRun:
             f'{args.config} has neither ResISTHook nor LocalSGDHook in custom_hooks, so the length of a round is '
             'not known: give --local-iters'
         )
+    outer = hook.get('outer') or {}
     notes = []
     if found.batch_size is None and args.batch_size is None:
         notes.append('the batch of a worker is not known: give --batch-size')
@@ -131,6 +139,7 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         len(found.averages),
         hook.get('warmup_rounds', 0),
         found.whole_every,
+        bool(outer.get('blocks') and outer.get('momentum')),
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
     )

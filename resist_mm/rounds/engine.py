@@ -51,7 +51,7 @@ class Engine:
         optimizers (Optimizer or Sequence[Optimizer]): All optimizers that train it.
         protocol (RoundProtocol): Who holds what.
         codec (Codec, optional): How weights are compressed from round to round (Appendix A.5). Making the model
-            whole is always exact. Defaults to None: fp32.
+            whole is exact, unless :meth:`exchange` is told otherwise. Defaults to None: fp32.
         momentum_restart_interval (int, optional): Number of rounds after which the optimizers' state is cleared;
             between restarts it travels. None: never cleared. Defaults to 1.
         bn_interval (int, optional): Number of rounds after which the running statistics of norms travel; they
@@ -158,13 +158,14 @@ class Engine:
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
     @missing_workers_named()
-    def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
+    def exchange(self, whole: bool = False, complaint: str = '', exact: bool = True) -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
         Args:
             whole (bool): Whether every worker gets every block instead, and no round begins.
             complaint (str): Why the round of this worker should not count although its numbers are finite, such as
                 a loss that has exploded; treated as bad numbers. Defaults to '': nothing is wrong.
+            exact (bool): Whether nothing is compressed if the model becomes whole. Defaults to True.
 
         Returns:
             Traffic: The bytes moved.
@@ -179,10 +180,10 @@ class Engine:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
         with self._rolled_back_unless_accepted():
-            staged, left_out = self._prepare(whole, complaint)
+            staged, left_out = self._prepare(whole, complaint, whole and exact)
             traffic, finite = self._carry_out(staged, whole)
             if not finite:
-                staged, left_out = self._leave_out(staged, whole, complaint)
+                staged, left_out = self._leave_out(staged, whole, complaint, whole and exact)
                 again, finite = self._carry_out(staged, whole)
                 traffic += again
                 self.bad_rounds.check_means(self.round, finite)
@@ -197,38 +198,38 @@ class Engine:
         self._enter(None if whole else staged.plan.new)
         return traffic
 
-    def _prepare(self, whole: bool, complaint: str) -> tuple[StagedExchange, dict[int, list[str]]]:
+    def _prepare(self, whole: bool, complaint: str, exact: bool) -> tuple[StagedExchange, dict[int, list[str]]]:
         """Plan and stage the exchange; also says which workers it leaves out, and why."""
         with self.guard.all_or_none('preparing the exchange') as vote:
             states = list(self.protocol.travelling(self.states, self.round, whole))
             news = [state.prepare() for state in states]
-            staged = self._stage(states, whole)
+            staged = self._stage(states, whole, exact)
             # what a codec makes of bad numbers need not show in the result
             is_bad = bool(complaint) or (staged.encoded and bool(examine(self.parts, states)))
             vote.has_news = is_bad or any(of_state is not None for of_state in news)
         if not vote.with_news:
             return staged, {}
         learn_from_all(self.guard, states, news)
-        return self._leave_out(staged, whole, complaint)
+        return self._leave_out(staged, whole, complaint, exact)
 
     def _leave_out(
-        self, staged: StagedExchange, whole: bool, complaint: str
+        self, staged: StagedExchange, whole: bool, complaint: str, exact: bool
     ) -> tuple[StagedExchange, dict[int, list[str]]]:
         """Plan and stage the exchange again, without the workers whose numbers are bad, if there are any."""
         complaints = [*examine(self.parts, staged.states), *filter(None, [complaint])]
         left_out = self.bad_rounds.judge(self.round, complaints, self._start.is_finite(staged.states))
         self._roll_back()
         with self.guard.all_or_none('staging the exchange again'):
-            return self._stage(staged.states, whole, left_out), left_out
+            return self._stage(staged.states, whole, exact, left_out), left_out
 
     def _stage(
-        self, states: Sequence[TravellingState], whole: bool, left_out: Collection[int] = ()
+        self, states: Sequence[TravellingState], whole: bool, exact: bool, left_out: Collection[int] = ()
     ) -> StagedExchange:
         assert self.assignment is not None
         everything = Assignment.full(self.num_workers, self.parts.num_blocks)
         following = everything if whole else self.protocol.assign(self.round + 1)
         old = Remaining(self.assignment, following, left_out) if left_out else self.assignment
-        plan, exact = ExchangePlan.between(old, following), whole or bool(left_out)
+        plan, exact = ExchangePlan.between(old, following), exact or bool(left_out)
         undone = self._start if self.rank in left_out else None
         changes = self._means.may_change
         self._staged = StagedExchange(self.rank, self.parts, states, changes, plan, exact, undone)

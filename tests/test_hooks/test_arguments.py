@@ -87,6 +87,14 @@ OF_CODECS: dict[str, dict[str, Right]] = dict(
         stochastic=flag,
         chunk=lambda value: at_least(8)(value) and value % 8 == 0,
     ),
+    changes=dict(
+        bits=lambda value: at_least(2)(value) and value <= 8,
+        share=in_unit,
+        error_feedback=flag,
+        new_holders=one_of(None, 'whole', dict(bits=5)),
+        chunk=optional(lambda value: at_least(8)(value) and value % 8 == 0 and value <= 65536),
+        exact_whole=flag,
+    ),
     topk=dict(share=in_unit, new_holders=one_of('whole', 'largest'), error_feedback=flag),
 )
 
@@ -105,7 +113,7 @@ anything = st.one_of(
     plain,
     st.lists(plain, max_size=3),
     st.dictionaries(st.sampled_from(['type', 'bits', 'x']), plain, max_size=2),
-    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), OUTER]),
+    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), dict(bits=5), OUTER]),
 )
 
 

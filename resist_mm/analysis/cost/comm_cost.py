@@ -151,7 +151,8 @@ def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
     if run.length is None:
         print("\n?: the data set's files are not here to be counted: give --num-images or --dataset")
     if run.whole_every:
-        print('\nrounds that a validation or a checkpoint ends make the model whole, in fp32: counted on the wire')
+        exact = ', in fp32' if all((cfg or {}).get('exact_whole', True) for cfg in run.codecs.values()) else ''
+        print(f'\nrounds that a validation or a checkpoint ends make the model whole{exact}: counted on the wire')
     if run.averages:
         print('\na moving average of the weights travels with them, in fp32: counted for ResIST and local SGD')
     for note in run.notes:

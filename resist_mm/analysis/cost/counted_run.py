@@ -34,6 +34,7 @@ class CountedRun:
         averages: Number of moving averages of the weights that are kept (EMA); with rounds they travel, too.
         warmup_rounds: Rounds of local SGD before ResIST begins.
         whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
+        saved_every: Those of checkpoints, if they are known apart; a codec may compress the others.
         outer_momentum: Whether blocks take an outer step, whose momentum travels with them.
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
@@ -50,6 +51,7 @@ class CountedRun:
     averages: int = 0
     warmup_rounds: int = 0
     whole_every: tuple[int, ...] = ()
+    saved_every: tuple[int, ...] | None = None
     outer_momentum: bool = False
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
@@ -77,8 +79,13 @@ class CountedRun:
             iters, unit = ceil(per_epoch * epochs), per_epoch
         else:
             return None
-        whole = {at for every in self.whole_every for at in range(every * unit, iters + 1, every * unit)}
-        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, tuple(sorted(whole)))
+        whole, saved = (
+            None
+            if intervals is None
+            else tuple(sorted({at for every in intervals for at in range(every * unit, iters + 1, every * unit)}))
+            for intervals in (self.whole_every, self.saved_every)
+        )
+        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, whole or (), saved)
 
 
 def named_run(args: argparse.Namespace) -> CountedRun:
@@ -139,6 +146,7 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         len(found.averages),
         hook.get('warmup_rounds', 0),
         found.whole_every,
+        found.saved_every,
         bool(outer.get('blocks') and outer.get('momentum')),
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),

@@ -48,7 +48,7 @@ def resist_cost(
             its aggregating worker; counted on the wire only. Defaults to (): none.
 
     Returns:
-        RoundCost: In its last round, which makes the model whole, everything is fp32.
+        RoundCost: In its last round, which makes the model whole, everything is fp32, as before a checkpoint.
 
     Raises:
         ValueError: If there is nothing to deal out, ``samples`` is below 1, or an
@@ -71,6 +71,9 @@ def resist_cost(
         wire=shared + fmean(_handed_over(network, plan, codec, outer_momentum) for plan in plans),
         last_wire=shared_exact + fmean(_handed_over(network, plan, None, outer_momentum) for plan in lasts),
         messages=1 + fmean(plan.num_sends for plan in plans),
+        validation_wire=_if_compressed(
+            codec, shared + fmean(_handed_over(network, plan, codec, outer_momentum) for plan in lasts)
+        ),
     )
 
 
@@ -86,6 +89,7 @@ def local_sgd_cost(network: NetworkSize, num_workers: int, codec: Codec | None =
         wire=network.whole.average_bytes(num_workers, codec),
         last_wire=network.whole.average_bytes(num_workers),
         messages=1,
+        validation_wire=_if_compressed(codec, network.whole.average_bytes(num_workers, codec)),
     )
 
 
@@ -99,6 +103,7 @@ def warmup_cost(network: NetworkSize, num_workers: int, codec: Codec | None = No
         wire=sum(part.average_bytes(num_workers, codec) for part in parts),
         last_wire=network.whole.average_bytes(num_workers),
         messages=len(parts),
+        validation_wire=_if_compressed(codec, sum(part.average_bytes(num_workers, codec) for part in parts)),
     )
 
 
@@ -173,6 +178,11 @@ def pipeline_cuts(num_blocks: int, num_parts: int) -> list[int]:
     return [round(part * num_blocks / num_parts) for part in range(1, num_parts)]
 
 
+def _if_compressed(codec: Codec | None, wire: float) -> float | None:
+    """The bytes of making the model whole for a validation, if that is compressed."""
+    return None if codec is None or codec.exact_whole else wire
+
+
 def _handed_over(
     network: NetworkSize, plan: ExchangePlan, codec: Codec | None, outer_momentum: Sequence[int]
 ) -> int:
@@ -180,8 +190,8 @@ def _handed_over(
     gathered = [block.message_bytes(codec) for block in network.blocks]
     delivered = list(gathered)
     for number, block in enumerate(network.blocks):
-        if codec is not None and codec.whole_for_new_holders and not plan.all_have_old_value(number):
-            delivered[number] = block.message_bytes()
+        if codec is not None and not plan.all_have_old_value(number):
+            delivered[number] = block.message_bytes(codec.of_new_holders())
     if outer_momentum:
         delivered = [a + b for a, b in zip(delivered, outer_momentum, strict=True)]
     return plan.total(gathered, delivered)

@@ -36,6 +36,9 @@ class ResISTHook(RoundHook):
             partitioned blocks in the whole model (Sec. 2.6, "Scaling
             activations"); it becomes part of the weights. Defaults to None: the
             share of the blocks that a worker holds, 1 / workers if no block is shared.
+        outer (dict, optional): A step of SGD on the mean of the shared part, which costs no byte:
+            ``dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)``; with ``blocks=True`` also on those of
+            blocks, with which its momentum travels. See :class:`OuterStep`. Defaults to None: the mean.
         **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
             ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
@@ -55,9 +58,10 @@ class ResISTHook(RoundHook):
         min_blocks: int | None = None,
         warmup_rounds: int = 0,
         activation_scale: float | None = None,
+        outer: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale), **kwargs)
+        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale, outer=outer), **kwargs)
 
     def announce(self, runner: Runner) -> None:
         """Log how the blocks are dealt out."""

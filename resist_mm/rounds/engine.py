@@ -45,7 +45,7 @@ class Engine:
         optimizers (Optimizer or Sequence[Optimizer]): All optimizers that train it.
         protocol (RoundProtocol): Who holds what.
         codec (Codec, optional): How weights are compressed from round to round (Appendix A.5). Making the model
-            whole is always exact. Defaults to None: fp32.
+            whole is exact, unless :meth:`exchange` is told otherwise. Defaults to None: fp32.
         momentum_restart_interval (int, optional): Number of rounds after which the optimizers' state is cleared;
             between restarts it travels. None: never cleared. Defaults to 1.
         bn_interval (int, optional): Number of rounds after which the running statistics of norms travel; they
@@ -153,13 +153,14 @@ class Engine:
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
     @missing_workers_named()
-    def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
+    def exchange(self, whole: bool = False, complaint: str = '', exact: bool = True) -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
         Args:
             whole (bool): Whether every worker gets every block instead, and no round begins.
             complaint (str): Why the round of this worker should not count although its numbers are finite, such as
                 a loss that has exploded; treated as bad numbers. Defaults to '': nothing is wrong.
+            exact (bool): Whether nothing is compressed if the model becomes whole. Defaults to True.
 
         Returns:
             Traffic: The bytes moved.
@@ -175,7 +176,7 @@ class Engine:
         enter('exchange', self.round, waits=True)
         steps, old = self._steps, self.assignment
         with steps.rolled_back_unless_accepted():
-            staged, left_out = steps.prepare(self.round, old, whole, complaint)
+            staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
             traffic, finite = steps.carry_out(staged, whole)
             if not finite:
                 staged, left_out = steps.leave_out_bad(self.round, old, staged, complaint)

@@ -54,7 +54,7 @@ class ExchangeSteps:
         self._staged: StagedExchange | None = None
 
     def prepare(
-        self, round_index: int, old: Assignment, whole: bool, complaint: str
+        self, round_index: int, old: Assignment, whole: bool, complaint: str, exact: bool
     ) -> tuple[StagedExchange, dict[int, list[str]]]:
         """Choose what travels, plan, and stage; also says which workers are left out already, and why."""
         with self.guard.all_or_none('preparing the exchange') as vote:
@@ -62,7 +62,7 @@ class ExchangeSteps:
             news = [state.prepare() for state in states]
             everything = Assignment.full(old.num_workers, old.num_blocks)
             following = everything if whole else self.protocol.assign(round_index + 1)
-            staged = self._stage(states, old, following, whole)
+            staged = self._stage(states, old, following, exact)
             # what a codec makes of bad numbers need not show in the result
             is_bad = bool(complaint) or (staged.compresses and bool(examine(self.parts, states)))
             vote.has_news = is_bad or any(of_state is not None for of_state in news)

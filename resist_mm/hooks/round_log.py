@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
-import torch
 from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic
 from resist_mm.rounds import Engine
 from resist_mm.rounds.bad_rounds import in_words
+from resist_mm.rounds.clock import now
 
 from .cuts import cut_rounds, dataloader_length, whole_model_iters
 
@@ -38,21 +36,30 @@ class RoundLog:
             self._show(depth=len(assignment.blocks(self.engine.rank)))
 
     def end(
-        self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float
+        self,
+        index: int,
+        depth: int,
+        iters: int,
+        traffic: Traffic,
+        compute_sec: float,
+        exchange_sec: float,
+        wait_sec: float,
     ) -> None:
         """Log that a round has ended.
 
         Args:
             index (int): Index of the round.
             depth (int): Number of partitioned blocks that this worker held.
-            iters (int): Number of iterations.
+            iters (int): Number of iterations that this worker trained.
             traffic (Traffic): Bytes moved by the exchange.
             compute_sec (float): Seconds of the iterations.
             exchange_sec (float): Seconds of the exchange.
+            wait_sec (float): Seconds of these in which this worker waited in votes for the others.
         """
         self._show(
             compute_sec=compute_sec,
             exchange_sec=exchange_sec,
+            wait_sec=wait_sec,
             sent_mb=traffic.sent / MB,
             received_mb=traffic.received / MB,
             total_mb=traffic.total / MB,
@@ -119,10 +126,3 @@ def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
             f'model: choose intervals that are multiples of local_iters={local_iters} iterations '
             f'(an epoch has {dataloader_length(runner)}), or larger ones'
         )
-
-
-def now() -> float:
-    """Seconds on a clock, once the GPU has finished its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -29,6 +29,7 @@ def worker_state(runner: Runner) -> dict[str, Any]:
         torch=torch.get_rng_state(),
         loss_scalers=[scaler.state_dict() for scaler in _loss_scalers(runner)],
         usual_losses=[hook.losses.usual for hook in _watching(runner)],
+        paces=[hook.pace.state_dict() for hook in _pacing(runner)],
     )
     if torch.cuda.is_available():
         states['cuda'] = torch.cuda.get_rng_state()
@@ -50,11 +51,13 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def set_training_state(runner: Runner, states: dict[str, Any]) -> None:
-    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP) and usual losses."""
+    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP), usual losses, batches taken."""
     for scaler, state in zip(_loss_scalers(runner), states['loss_scalers'], strict=False):
         scaler.load_state_dict(state)
     for hook, usual in zip(_watching(runner), states['usual_losses'], strict=False):
         hook.losses.usual = usual
+    for hook, state in zip(_pacing(runner), states.get('paces', []), strict=False):
+        hook.pace.load_state_dict(state)
 
 
 def _loss_scalers(runner: Runner) -> list[Any]:
@@ -65,3 +68,7 @@ def _loss_scalers(runner: Runner) -> list[Any]:
 
 def _watching(runner: Runner) -> list[Any]:
     return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.losses is not None]
+
+
+def _pacing(runner: Runner) -> list[Any]:
+    return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.pace.is_needed]

@@ -14,6 +14,7 @@ from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
+from .clock import now
 from .guard import Guard
 from .health import examine
 from .means import Means
@@ -137,7 +138,8 @@ class Engine:
 
         Args:
             train_one_iteration (Callable): Forward, backward and optimizer step of this worker.
-            local_iters (int): Iterations of the round, l in the paper.
+            local_iters (int): Iterations of the round, l in the paper; where the protocol sets ``iters_by_speed``,
+                those of the fastest worker.
             whole (bool): Whether the round ends with the whole model. Defaults to False: the next one begins.
 
         Returns:
@@ -145,8 +147,10 @@ class Engine:
         """
         if self.in_sync:
             self.begin_round()
-        for _ in range(local_iters):
+        iterations, began = self.protocol.iterations(self.round, local_iters), now()
+        for _ in range(iterations[self.rank]):
             train_one_iteration()
+        self.protocol.trained(self.rank, self.round, iterations, now() - began)
         return self.exchange(whole)
 
     def begin_round(self) -> None:
@@ -178,6 +182,9 @@ class Engine:
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
+        self.assignment = self.protocol.weigh(self.assignment)
+        if self.protocol.speeds is not None:
+            self.protocol.speeds.agree(self.round, self.guard)
         with self._rolled_back_unless_accepted():
             staged, left_out = self._prepare(whole, complaint)
             traffic, finite = self._carry_out(staged, whole)

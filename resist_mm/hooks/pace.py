@@ -160,14 +160,18 @@ class Pace:
         return (self.fetched, list(self._of_epochs)) if done else (0, [*self._of_epochs, self.fetched])
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches this worker has taken, to keep in checkpoints."""
-        return dict(fetched=self.fetched, of_epochs=list(self._of_epochs))
+        """How many batches this worker has taken, and what it has measured, to keep in checkpoints."""
+        speeds = self.protocol.speeds
+        measured = None if speeds is None else list(speeds.measured)
+        return dict(fetched=self.fetched, of_epochs=list(self._of_epochs), measured=measured)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what :meth:`state_dict` returned."""
         self._resumed = True
         self.fetched = state['fetched']
         self._of_epochs.extend(state['of_epochs'])
+        if self.protocol.speeds is not None:
+            self.protocol.speeds.measured = tuple(state['measured'])
 
     def _slow_down(self, runner: Runner) -> None:
         """Let the loader yield the last batch again, without loading one, where an iteration is sat out."""

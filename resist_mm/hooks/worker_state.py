@@ -51,7 +51,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def set_training_state(runner: Runner, states: dict[str, Any]) -> None:
-    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP), usual losses, batches taken."""
+    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP), usual losses, paces."""
     for scaler, state in zip(_loss_scalers(runner), states['loss_scalers'], strict=False):
         scaler.load_state_dict(state)
     for hook, usual in zip(_watching(runner), states['usual_losses'], strict=False):
@@ -71,4 +71,4 @@ def _watching(runner: Runner) -> list[Any]:
 
 
 def _pacing(runner: Runner) -> list[Any]:
-    return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.pace.is_needed]
+    return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.protocol.speeds is not None]

@@ -17,9 +17,10 @@ def trains(position: int, iterations: int, length: int) -> bool:
 
     Example:
         >>> [position for position in range(8) if trains(position, 3, 8)]
-        [0, 3, 6]
+        [0, 2, 5]
     """
-    return position * iterations % length < iterations
+    before = iterations_so_far(position, iterations, length)
+    return iterations_so_far(position + 1, iterations, length) > before
 
 
 def iterations_so_far(done: int, iterations: int, length: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
-import torch
 from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic
 from resist_mm.rounds import Engine
 from resist_mm.rounds.bad_rounds import in_words
+from resist_mm.rounds.clock import now
 
 from .cuts import cut_rounds, dataloader_length, whole_model_iters
 
@@ -42,19 +41,29 @@ class RoundLog:
         if assignment is not None and assignment.num_blocks:
             self._show(depth=len(assignment.blocks(self.engine.rank)))
 
-    def end(self, index: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float) -> None:
+    def end(
+        self,
+        index: int,
+        iters: int,
+        traffic: Traffic,
+        compute_sec: float,
+        exchange_sec: float,
+        wait_sec: float,
+    ) -> None:
         """Log that a round has ended.
 
         Args:
             index (int): Index of the round.
-            iters (int): Number of iterations.
+            iters (int): Number of iterations that this worker trained.
             traffic (Traffic): Bytes moved by the exchange.
             compute_sec (float): Seconds of the iterations.
             exchange_sec (float): Seconds of the exchange.
+            wait_sec (float): Seconds of these in which this worker waited in votes for the others.
         """
         self._show(
             compute_sec=compute_sec,
             exchange_sec=exchange_sec,
+            wait_sec=wait_sec,
             sent_mb=traffic.sent / MB,
             received_mb=traffic.received / MB,
             total_mb=traffic.total / MB,
@@ -145,10 +154,3 @@ def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
             f'model: choose intervals that are multiples of local_iters={local_iters} iterations '
             f'(an epoch has {dataloader_length(runner)}), or larger ones'
         )
-
-
-def now() -> float:
-    """Seconds on a clock, once the GPU has finished its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -12,6 +12,7 @@ from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
+from .clock import now
 from .exchange_steps import ExchangeSteps
 from .optimizer_state import OptimizerState
 from .part import Parts
@@ -132,7 +133,8 @@ class Engine:
 
         Args:
             train_one_iteration (Callable): Forward, backward and optimizer step of this worker.
-            local_iters (int): Iterations of the round, l in the paper.
+            local_iters (int): Iterations of the round, l in the paper; where the protocol sets ``iters_by_speed``,
+                those of the fastest worker.
             whole (bool): Whether the round ends with the whole model. Defaults to False: the next one begins.
 
         Returns:
@@ -140,8 +142,10 @@ class Engine:
         """
         if self.in_sync:
             self.begin_round()
-        for _ in range(local_iters):
+        iterations, began = self.protocol.iterations(self.round, local_iters), now()
+        for _ in range(iterations[self.rank]):
             train_one_iteration()
+        self.protocol.trained(self.rank, self.round, iterations, now() - began)
         return self.exchange(whole)
 
     def begin_round(self) -> None:
@@ -174,7 +178,10 @@ class Engine:
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
+        self.assignment = self.protocol.weigh(self.assignment)
         steps, old = self._steps, self.assignment
+        if self.protocol.speeds is not None:
+            self.protocol.speeds.agree(self.round, self.guard)
         with steps.rolled_back_unless_accepted():
             staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
             traffic, finite = steps.carry_out(staged, whole)

@@ -24,6 +24,7 @@ from resist_mm.launch import (
     end_with,
     finish_distributed,
     init_distributed,
+    quiet_libraries,
     record_failures,
 )
 
@@ -83,6 +84,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     begin_worker()
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:

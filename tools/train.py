@@ -24,6 +24,7 @@ from resist_mm.launch import (
     end_with,
     finish_distributed,
     init_distributed,
+    quiet_libraries,
     record_failures,
     resumes_by_itself,
     scale_lr_by_one_worker,
@@ -101,6 +102,7 @@ def load_config(args: argparse.Namespace) -> Converted:
 def main() -> None:
     """Train."""
     begin_worker()
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:

@@ -65,9 +65,9 @@ def _leave_scope(value: Any) -> None:
     package in front, and leave the others to the config's default scope.
     """
     if isinstance(value, dict):
-        if value.get('_scope_') == SCOPE:
+        if dict.get(value, '_scope_') == SCOPE:
             del value['_scope_']
-        for inner in list(value.values()):
+        for inner in dict.values(value):  # dict's own: those of ConfigDict import what a lazy config names
             _leave_scope(inner)
     elif isinstance(value, list | tuple):
         for inner in value:

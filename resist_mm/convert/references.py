@@ -30,8 +30,8 @@ def resolve_references(cfg: Config) -> None:
             has no length.
     """
     root = cfg._cfg_dict
-    for key in list(root):
-        root[key] = _resolved(root, root[key], key, ())
+    for key, value in list(dict.items(root)):  # dict's own: those of ConfigDict import what a lazy config names
+        dict.__setitem__(root, key, _resolved(root, value, key, ()))
 
 
 def _resolved(root: Mapping[str, Any], value: Any, place: str, trail: tuple[str, ...]) -> Any:
@@ -44,8 +44,8 @@ def _resolved(root: Mapping[str, Any], value: Any, place: str, trail: tuple[str,
         trail (tuple[str]): The references that have led here.
     """
     if isinstance(value, dict):
-        for key, inner in list(value.items()):
-            value[key] = _resolved(root, inner, f'{place}.{key}', trail)
+        for key, inner in list(dict.items(value)):
+            dict.__setitem__(value, key, _resolved(root, inner, f'{place}.{key}', trail))
         return value
     if isinstance(value, list | tuple):
         return type(value)(_resolved(root, inner, f'{place}.{i}', trail) for i, inner in enumerate(value))

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.registry import Registry
 
+from .exchange.changes import Changes
 from .exchange.codec import BF16, Codec, Quantize, TopK
 from .registry import CODECS
 
@@ -14,6 +15,7 @@ __all__ = ['build_codec', 'build_from']
 CODECS.register_module('bf16', module=BF16)
 CODECS.register_module('quantize', module=Quantize)
 CODECS.register_module('topk', module=TopK)
+CODECS.register_module('changes', module=Changes)
 
 
 def build_codec(cfg: dict | Codec | None) -> Codec | None:
@@ -32,11 +34,15 @@ def build_from(registry: Registry, key: str, cfg: Any) -> Any:
     """Build a config's object from a registry; ``key`` is the config's key, for errors."""
     arguments: dict[str, Any] = dict(cfg) if isinstance(cfg, dict) else {}
     name = arguments.pop('type', None)
-    built = registry.get(name) if isinstance(name, str) else None
+    # mmengine imports a name with dots, and fails in its own way at one that begins with a dot or is empty
+    built = registry.get(name) if isinstance(name, str) and name.strip('.') == name != '' else None
     if built is None:
         known = list(registry.module_dict)
         raise ValueError(
             f'{key} must be dict(type=...) with one of {known}, or a type that you have registered in a module '
             f'listed in custom_imports; got {cfg!r}'
         )
-    return built(**arguments)
+    try:
+        return built(**arguments)
+    except TypeError as error:  # an argument that does not exist, mostly
+        raise TypeError(f'{key}=dict(type={name!r}): {error}') from error

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
-from resist_mm.convert import Options, change_config, read_config
+from resist_mm.convert import Options, read_config
 from resist_mm.launch import end_with, quiet_libraries
 from resist_mm.registry import MODELS
 
@@ -74,8 +74,7 @@ def main() -> None:
         if not osp.isfile(checkpoint):
             parser.error(f'there is no checkpoint {checkpoint}')
     try:
-        cfg = read_config(args.config)
-        change_config(cfg, args.cfg_options)
+        cfg = read_config(args.config, args.cfg_options)
         whole = None if args.whole is None else read_config(args.whole)
         for read in (cfg, whole) if whole is not None else (cfg,):
             check_has_model(read)

@@ -46,6 +46,9 @@ class ImageSet(Dataset):
             or the pipeline is not valid.
     """
 
+    image_size: tuple[int, int] | None = None
+    """Width and height of all images of the set; None: they differ."""
+
     def __init__(
         self,
         images: Sequence[str] | np.ndarray,

@@ -2,6 +2,7 @@
 
 from .checks import check_wrapper
 from .ending import end_with, record_failures
+from .pictures import draw_on_all_workers
 from .process_group import DEFAULT_TIMEOUT_SEC, check_timeout, finish_distributed, init_distributed
 from .quiet import quiet_libraries
 from .scale import scale_lr_by_one_worker
@@ -12,6 +13,7 @@ __all__ = [
     'begin_worker',
     'check_timeout',
     'check_wrapper',
+    'draw_on_all_workers',
     'end_with',
     'finish_distributed',
     'init_distributed',

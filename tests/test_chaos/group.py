@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,11 +74,12 @@ def run_group(
 ) -> Attempt:
     """Run the workers of a job until all have ended."""
     shared, num_workers = Shared(), JOBS[plan.job].workers
+    address = f'{links[0].address if links else "127.0.0.1"}:{_free_port()}'
     began = time.monotonic()
     processes = [
         FORK.Process(
             target=work,
-            args=(rank, plan, attempt, folder, shared, timeout_sec, resume),
+            args=(rank, plan, attempt, folder, shared, timeout_sec, address, resume),
             kwargs=dict(options, link=links[rank] if links else None),
         )
         for rank in range(num_workers)
@@ -110,6 +112,12 @@ def run_group(
         ended - first_hit,
         launcher.hung,
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('', 0))
+        return found.getsockname()[1]
 
 
 class _Launcher:

@@ -89,6 +89,7 @@ def work(
     folder: Path,
     shared: Shared,
     timeout_sec: float,
+    address: str,
     resume: str | bool = False,
     keep_all: bool = False,
     link: Link | None = None,
@@ -115,7 +116,7 @@ def work(
         faults.reach('start')
         dist.init_process_group(
             'gloo',
-            init_method=f'file://{folder / f"rendezvous.{attempt}"}',
+            init_method=f'tcp://{address}',  # worker 0 keeps the store, as under torchrun
             rank=rank,
             world_size=num_workers,
             timeout=timedelta(seconds=timeout_sec),

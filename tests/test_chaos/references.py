@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ def reference(plan: Plan, restarts: tuple[int, ...], references: Path) -> tuple[
         resume = str(before / 'run' / f'iter_{restarts[-1]}.pth')
     with _alone(of_job / 'lock'):
         if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a series that was ended
             (folder / 'run').mkdir(parents=True)
             start = run_group(undisturbed, 0, folder, TIMEOUT_SEC, resume, keep_all=True)
             digests = {ending.get('digest') for ending in start.endings}

@@ -13,6 +13,7 @@ from .run import drawn, table
 from .series import carry_out_all
 
 
+@pytest.mark.slow
 def test_chaos(tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture) -> None:
     """``--chaos N`` carries out the plans of the seeds 0 to N - 1."""
     number = request.config.getoption('--chaos', 40)
@@ -30,6 +31,7 @@ def test_chaos(tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.Ca
     assert sum(r.starts > 1 for r in results) > number // 2
 
 
+@pytest.mark.slow
 def test_the_checks_notice_what_must_not_happen(tmp_path: Path) -> None:
     kill = Fault('kill', 0, 'iteration', 10, 0)
     plans = [

@@ -24,6 +24,7 @@ ITERS = 80
 HIT_AFTER = (10, 30)  # the checkpoint after which the launcher is hit
 
 
+@pytest.mark.slow  # a quick machine may end the job before it is hit
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='workers die with their launcher on Linux')
 def test_a_launcher_that_is_killed_and_then_stopped(tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint, SIGTERM after the second one; the third start finishes the job."""

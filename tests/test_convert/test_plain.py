@@ -74,7 +74,9 @@ def trained(cfg: Config) -> tuple[torch.nn.Module, dict]:
     return model.eval(), dict(meta=meta, state_dict=model.state_dict(), optimizer=dict(state=1))
 
 
-@pytest.mark.parametrize('backbone', BACKBONES)
+@pytest.mark.parametrize(
+    'backbone', [pytest.param(name, marks=[] if name == 'builder' else pytest.mark.slow) for name in BACKBONES]
+)
 def test_plain_mmdet_loads_and_computes_the_same(tmp_path: Path, backbone: str):
     model, checkpoint = trained(config(BACKBONES[backbone]))
     add_digest(checkpoint)

@@ -120,6 +120,7 @@ def test_a_data_root_without_trainval_stops_before_training(tmp_path):
     assert str(Path(tmp_path) / 'VOC2007/ImageSets/Main/trainval.txt') in result.stdout
 
 
+@pytest.mark.slow  # test_configs.py trains it in one process, on random images
 def test_the_swapped_faster_rcnn_trains_validates_and_tests(real_data, tmp_path):
     dataset = 'dataset.dataset.datasets'
     scales = [f'train_dataloader.{dataset}.{i}.pipeline.2.scale=(160,96)' for i in range(2)]

@@ -22,7 +22,11 @@ class LocalSGDHook(RoundHook):
     is not changed: it is that of the weights, or 1 from scratch.
 
     Args:
-        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``.
+        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
+            ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     Example:
         >>> custom_hooks = [dict(type='resist_mm.LocalSGDHook', local_iters=50)]

@@ -36,7 +36,8 @@ class ResISTHook(RoundHook):
             partitioned blocks in the whole model (Sec. 2.6, "Scaling
             activations"); it becomes part of the weights. Defaults to None: the
             share of the blocks that a worker holds, 1 / workers if no block is shared.
-        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``.
+        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
+            ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
     Raises:
         ValueError: If an argument is out of range; at the start of training, if

@@ -57,8 +57,10 @@ class RoundHook(Hook):
     - If a worker dies in a round, the others find out at the next exchange: at once, or by the timeout of the
       process group if its machine is silent. They raise :class:`LostWorker`, which names it; everything trained
       since the last checkpoint is lost.
-    - Numbers that are not finite never get from one worker to the others, nor into a checkpoint: at every exchange
-      the workers vote. Steps that a loss scaler skips (AMP) leave weights finite and are no bad numbers.
+    - Numbers that are not finite never get from one worker to the others, nor into a checkpoint, in weights,
+      running statistics and whatever else travels: at every exchange the workers vote. Steps that a loss scaler
+      skips (AMP) leave weights finite and are no bad numbers. Any other buffer is that of worker 0 and is not
+      looked at, since it may hold infinity on purpose.
 
     The model wrapper must not exchange gradients::
 

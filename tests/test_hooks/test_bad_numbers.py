@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
@@ -108,20 +107,24 @@ DROPPED: dict[str, tuple[int, dict, dict, float, dict]] = {
 }
 
 
-@pytest.mark.parametrize('keep_momentum', [False, True])
-def test_dropped_rounds_equal_a_simulation_in_one_process(tmp_path, keep_momentum):
+def test_dropped_rounds_equal_a_simulation_in_one_process(tmp_path):
     for num_workers in (2, 3, 4):
-        cases = {name: case for name, case in DROPPED.items() if case[0] == num_workers}
-        options = dict(
-            bad_numbers='drop',
-            momentum_restart_interval=None if keep_momentum else 1,
-            bn='average' if keep_momentum else 'recalibrate',
-        )
-        calls = [
-            (_train, (str(tmp_path / name), {**hook, **options}, (when, number), 6, True))
-            for name, (_, hook, when, number, _) in cases.items()
+        cases = [
+            (name, case, keep_momentum)
+            for name, case in DROPPED.items()
+            for keep_momentum in (False, True)
+            if case[0] == num_workers
         ]
-        for (name, case), results in zip(cases.items(), run_all(num_workers, calls), strict=True):
+        calls = []
+        for name, (_, hook, when, number, _), keep_momentum in cases:
+            options = dict(
+                bad_numbers='drop',
+                momentum_restart_interval=None if keep_momentum else 1,
+                bn='average' if keep_momentum else 'recalibrate',
+            )
+            work_dir = str(tmp_path / f'{name}, {keep_momentum}')
+            calls.append((_train, (work_dir, {**hook, **options}, (when, number), 6, True)))
+        for (name, case, keep_momentum), results in zip(cases, run_all(num_workers, calls), strict=True):
             _compare(name, case, results, keep_momentum)
 
 
@@ -177,9 +180,9 @@ def _stop(work_dir: str, hook: dict) -> dict:
 
 
 def test_by_default_training_ends_and_the_last_checkpoint_stays(tmp_path):
-    for kind, hook in (('resist', dict(min_blocks=3)), ('local_sgd', dict(local_sgd=True))):
-        folder = tmp_path / kind
-        results = run_workers(_stop, 2, str(folder), hook)
+    hooks = {tmp_path / 'resist': dict(min_blocks=3), tmp_path / 'local_sgd': dict(local_sgd=True)}
+    of_hooks = run_all(2, [(_stop, (str(folder), hook)) for folder, hook in hooks.items()])
+    for folder, results in zip(hooks, of_hooks, strict=True):
         errors = {result['error'] for result in results}
         assert len(errors) == 1 and errors.pop().startswith('round 1: worker 1: NaN in backbone.')
         assert [path.name for path in folder.glob('*.pth')] == ['iter_2.pth']

@@ -117,22 +117,23 @@ def _goes_on(engine: Engine) -> bool:
 TRAVELS = dict(momentum_restart_interval=None, bn_interval=1)
 
 
-CASES = [
-    ('sharing', {1: 'nan'}, 'weights'),
-    ('sharing', {0: 'inf', 3: 'nan'}, 'everything'),
-    ('sharing', {2: 'nan'}, 'statistics'),
-    ('sole holders', {2: '-inf'}, 'everything'),
-    ('sole holders', {0: 'nan', 1: 'nan'}, 'weights'),
-    ('sole holders', {0: 'inf'}, 'momentum'),
-    ('warm-up', {1: 'nan'}, 'everything'),
-    ('local SGD', {0: 'nan'}, 'everything'),
-    ('local SGD', {1: 'inf', 2: 'inf'}, 'weights'),
+CASES = [  # form, the number of each bad worker, where it is, whether the model becomes whole
+    ('sharing', {1: 'nan'}, 'weights', False),
+    ('sharing', {0: 'inf', 3: 'nan'}, 'everything', True),
+    ('sharing', {2: 'nan'}, 'statistics', False),
+    ('sole holders', {2: '-inf'}, 'everything', False),
+    ('sole holders', {2: '-inf'}, 'everything', True),
+    ('sole holders', {0: 'nan', 1: 'nan'}, 'weights', True),
+    ('sole holders', {0: 'inf'}, 'momentum', False),
+    ('warm-up', {1: 'nan'}, 'everything', False),
+    ('local SGD', {0: 'nan'}, 'everything', False),
+    ('local SGD', {1: 'inf', 2: 'inf'}, 'weights', True),
 ]
 
 
 @pytest.mark.parametrize('form', FORMS)
 def test_a_bad_worker_s_round_does_not_count(form):
-    cases = [(*case, whole) for case in CASES if case[0] == form for whole in (False, True)]
+    cases = [case for case in CASES if case[0] == form]
     of_cases = run_all(FORMS[form][1], [(_dropped, (*case, TRAVELS)) for case in cases])
     for case, results in zip(cases, of_cases, strict=True):
         _check_dropped(case, results)
@@ -172,7 +173,7 @@ def _statistics_stay() -> list[bool]:
 
 
 def test_statistics_that_do_not_travel_go_back_as_well():
-    for same in run_workers(_statistics_stay, 3):
+    for same in run_workers(_statistics_stay, 2):
         assert same and all(same)
 
 
@@ -265,13 +266,13 @@ def _complains() -> dict:
     engine = trained_engine(ResIST(min_blocks=3), bad_numbers='drop')
     engine.begin_round()
     train(engine, 0)
-    engine.exchange(complaint='a loss of 99' if dist.get_rank() == 2 else '')
+    engine.exchange(complaint='a loss of 99' if dist.get_rank() == 1 else '')
     return engine.bad_rounds.left_out
 
 
 def test_a_worker_may_complain_for_another_reason():
-    for left_out in run_workers(_complains, 3):
-        assert left_out == {2: ['a loss of 99']}
+    for left_out in run_workers(_complains, 2):
+        assert left_out == {1: ['a loss of 99']}
 
 
 def _fails_while_leaving_out() -> tuple[str, bool, bool]:
@@ -297,6 +298,6 @@ def _fails_while_leaving_out() -> tuple[str, bool, bool]:
 
 
 def test_a_failure_while_a_worker_is_left_out_is_rolled_back():
-    results = run_workers(_fails_while_leaving_out, 3)
-    assert [error for error, *_ in results] == ['MemoryError', 'ExchangeRefused', 'ExchangeRefused']
+    results = run_workers(_fails_while_leaving_out, 2)
+    assert [error for error, *_ in results] == ['MemoryError', 'ExchangeRefused']
     assert all(kept and then for _, kept, then in results)

@@ -13,6 +13,7 @@ from resist_mm.exchange import ExchangePlan, Traffic, Transport
 from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
+from .arguments import check_choice
 from .bad_rounds import BadRounds
 from .guard import Guard
 from .health import examine
@@ -20,11 +21,12 @@ from .means import Means
 from .optimizer_state import OptimizerState
 from .part import Parts
 from .protocols import RoundProtocol
+from .recovery import Recovery
 from .round_start import Remaining, RoundStart
 from .staging import StagedExchange
 from .states import RunningStatistics, TravellingState, Weights
 from .travelling import agree_on_travelling
-from .whereabouts import enter, missing_workers_named
+from .whereabouts import LostWorker, enter, missing_workers_named
 
 __all__ = ['Engine']
 
@@ -63,6 +65,11 @@ class Engine:
             which a copy is kept; optimizers start afresh, and nothing is compressed. Defaults to 'stop'.
         max_bad_rounds (int): With 'drop', number of such rounds in a row that stops training, as does a round in
             which the numbers of all workers are bad. Defaults to 3.
+        on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': the others raise
+            :class:`LostWorker`. 'continue' (experimental, gloo only): they go on without it, and blocks that it held
+            alone have the value from the start of the round; see :class:`Recovery`. Defaults to 'stop'.
+        copies_on_host (bool): With 'continue', whether the copies of blocks that this takes are in the memory of
+            the host. Defaults to False: on the device of the model.
 
     Attributes:
         rank, num_workers: Rank of this worker, and how many there are.
@@ -70,6 +77,7 @@ class Engine:
         assignment: Who holds which blocks in the current round; None if the model is whole.
         parts: The parts of this worker's model.
         bad_rounds: Who was left out of the last round, and how often that has happened.
+        recovery: What has been lost so far; None with ``on_worker_loss='stop'``, or if there is one worker.
 
     Example:
         >>> engine = Engine(model, optimizer, ResIST(min_blocks=2))
@@ -89,7 +97,10 @@ class Engine:
         states: Sequence[TravellingState] = (),
         bad_numbers: str = 'stop',
         max_bad_rounds: int = 3,
+        on_worker_loss: str = 'stop',
+        copies_on_host: bool = False,
     ) -> None:
+        check_choice('on_worker_loss', on_worker_loss, 'stop', 'continue')
         self.protocol = protocol
         self.parts = Parts(model, protocol.deals_blocks)
         optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
@@ -114,6 +125,9 @@ class Engine:
         references = drops or compares or protocol.needs_reference
         self._start = RoundStart(self.parts, self.states, references, copies=drops)
         self._staged: StagedExchange | None = None
+        self.recovery: Recovery | None = None
+        if on_worker_loss == 'continue' and self.num_workers > 1:
+            self.recovery = Recovery(self.rank, self.parts, self.states, copies_on_host)
 
     @property
     def in_sync(self) -> bool:
@@ -141,13 +155,15 @@ class Engine:
 
     def begin_round(self) -> None:
         """Begin a round from the whole model. All copies are equal, so blocks are dropped without a message."""
-        self._enter(self.protocol.assign(self.round))
+        assignment = self.protocol.assign(self.round)
+        if self.recovery is not None:
+            self.recovery.begin(assignment)
+        self._enter(assignment)
 
     def make_whole(self) -> Traffic:
         """End the round with the whole model on every worker; do nothing if it is whole already."""
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
-    @missing_workers_named()
     def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
@@ -163,8 +179,19 @@ class Engine:
             RuntimeError: If no round is running.
             ExchangeRefused: If it failed on another worker; this worker keeps the values from before it.
             BadNumbers: On all workers, if numbers of one of them are bad, and ``bad_numbers`` says to stop then.
-            LostWorker: If another worker has ended or does not come; names it if it has not got here.
+            LostWorker: If another worker has ended or does not come; names it if it has not got here. With
+                ``on_worker_loss='continue'`` only if training cannot go on without it.
         """
+        while True:
+            try:
+                return self._exchange(whole, complaint)
+            except LostWorker as error:
+                if self.recovery is None or self.assignment is None:
+                    raise
+                self._go_on_without_lost(self.recovery, self.assignment, error)
+
+    @missing_workers_named()
+    def _exchange(self, whole: bool, complaint: str) -> Traffic:
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
@@ -174,7 +201,13 @@ class Engine:
             staged, left_out = self._prepare(states, whole, complaint)
             traffic = self.transport.run(staged.plan, staged, self._means.of_block)
             traffic.buffers += staged.nbytes + self._start.nbytes + self.parts.residual_bytes
-            self._complete(staged, whole)
+            if self.recovery is None:
+                self._complete(staged, whole)
+            else:
+                self.recovery.stage(staged, self.transport, whole)
+                with self.recovery.last_vote(self.round):
+                    self._complete(staged, whole)
+                self.recovery.commit()
         # accepted by all workers: from here on nothing may fail
         staged.commit()
         self.protocol.commit()
@@ -195,7 +228,10 @@ class Engine:
         with self.guard.all_or_none('preparing the exchange') as vote:
             everything = Assignment.full(self.num_workers, self.parts.num_blocks)
             following = everything if whole else self.protocol.assign(self.round + 1)
-            self._staged = stage(ExchangePlan.between(self.assignment, following), exact=whole)
+            exact, source = whole, None
+            if self.recovery is not None:
+                exact, source = whole or self.recovery.under_way, self.recovery.source(self.rank)
+            self._staged = stage(ExchangePlan.between(self.assignment, following), exact=exact, undone=source)
             complaints = [*examine(self.parts, states), *filter(None, [complaint])]
             vote.has_news = bool(complaints)
         if not vote.with_news:
@@ -204,7 +240,9 @@ class Engine:
         self._staged.let_go()
         with self.guard.all_or_none('leaving out workers with bad numbers'):
             plan = ExchangePlan.between(Remaining(self.assignment, following, left_out), following)
-            self._staged = stage(plan, exact=True, undone=self._start if self.rank in left_out else None)
+            undone = self._start if self.rank in left_out else None
+            source = undone if self.recovery is None else self.recovery.source(self.rank, undone)
+            self._staged = stage(plan, exact=True, undone=source)
             return self._staged, left_out
 
     def _complete(self, staged: StagedExchange, whole: bool) -> None:
@@ -218,6 +256,8 @@ class Engine:
                     state.get_ready_to_restart(part)
             if not whole:
                 self._start.make_room(blocks)
+            if self.recovery is not None:
+                self.recovery.copies.get_ready()
 
     def _staying(self, staged: StagedExchange) -> list[TravellingState]:
         """The states that do not travel."""
@@ -237,7 +277,17 @@ class Engine:
                 state.roll_back()
             self._start.drop_unused_room()
             self.protocol.roll_back()
+            if self.recovery is not None:
+                self.recovery.copies.drop_staged()
             raise
+
+    def _go_on_without_lost(self, recovery: Recovery, assignment: Assignment, error: LostWorker) -> None:
+        """Become a worker of the group that is left, in the same round."""
+        self.assignment = recovery.regroup(self.round, assignment, error)
+        self.transport = Transport(self.parts.device)
+        self.rank, self.num_workers = self.transport.rank, self.transport.num_workers
+        self.guard = Guard(self.transport)
+        self.protocol.set_workers(self.num_workers)
 
     def _enter(self, assignment: Assignment | None) -> None:
         """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""

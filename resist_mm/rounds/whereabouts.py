@@ -72,7 +72,7 @@ def missing_workers_named() -> Iterator[None]:
     except Exception as error:
         if not _distributed():
             raise
-        if not _is_of_backend(error):
+        if not is_of_backend(error):
             name = type(error).__name__
             _in_time(lambda: _note(f'{_here}, where it failed ({name})'))
             raise
@@ -135,7 +135,7 @@ def _note(where: str) -> None:
         logger.debug('worker 0 keeps no notes any more')
 
 
-def _is_of_backend(error: Exception) -> bool:
+def is_of_backend(error: Exception) -> bool:
     """Whether an error comes from the network; gloo raises plain RuntimeErrors, which name its source files."""
     if not isinstance(error, RuntimeError):
         return False

@@ -43,6 +43,10 @@ class RoundProtocol:
         self.parts = parts
         self.num_workers = num_workers
 
+    def set_workers(self, num_workers: int) -> None:
+        """Go on with fewer workers (``on_worker_loss='continue'``); called between rounds. Must not fail."""
+        self.num_workers = num_workers
+
     def assign(self, round_index: int) -> Assignment:
         """Who holds which blocks in a round, and the weight of each worker in means."""
         raise NotImplementedError

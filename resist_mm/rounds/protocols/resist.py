@@ -55,8 +55,13 @@ class ResIST(RoundProtocol):
         super().set_up(parts, num_workers)
         if not parts.num_blocks:
             raise ValueError('ResIST deals out the blocks of a partitioned stage, but the model has none')
-        self.sampler = PartitionSampler(parts.num_blocks, num_workers, self.min_blocks, self.seed or 0)
-        parts.set_scale(self.scale)
+        self.set_workers(num_workers)
+
+    def set_workers(self, num_workers: int) -> None:
+        """Deal to so many workers from now on; the activation scale follows."""
+        super().set_workers(num_workers)
+        self.sampler = PartitionSampler(self.parts.num_blocks, num_workers, self.min_blocks, self.seed or 0)
+        self.parts.set_scale(self.scale)
 
     @property
     def scale(self) -> float:

@@ -25,6 +25,8 @@ def leave_group(store: dist.Store, error: BaseException | None) -> None:
         store (Store): Any.
         error (BaseException, optional): What has happened: its frames refer to operations of the group.
     """
+    if dist.get_backend() == NAME:
+        return
     rank, num_workers = dist.get_rank(), dist.get_world_size()
     for part in _chain(error):
         traceback.clear_frames(part.__traceback__)

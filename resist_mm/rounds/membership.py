@@ -59,11 +59,12 @@ class Membership:
                 "a worker ends with the operation that fails: use on_worker_loss='stop' and restarts"
             )
         self._store = dist.distributed_c10d._get_default_store().clone()
+        self._launchers = _root(self._store)
         self._me, self._timeout = dist.get_rank(), group_timeout()
         self.numbers = list(range(dist.get_world_size()))
         self.generation = 0
         self._beat = _Heartbeat(self._store.clone(), f'{PREFIX}/beat/{self._me}')
-        self._ask(lambda: self._store.set(CONTINUES_KEY, '1'))
+        self._ask(lambda: self._launchers.set(CONTINUES_KEY, '1'))
 
     @property
     def rank(self) -> int:
@@ -96,8 +97,10 @@ class Membership:
         try:
             yield
         except Exception as error:
-            if not is_of_backend(error) or self.survivors(exchange, error) is not None:
+            if not is_of_backend(error):
                 raise
+            if self.survivors(exchange, error) is not None:
+                raise LostWorker(f'exchange {exchange}: a worker is missing in the last vote') from error
         else:
             self.accept(exchange)
 
@@ -170,7 +173,7 @@ class Membership:
             time.sleep(POLL_SEC)
 
     def _is_gone(self, number: int, last_beats: dict[int, tuple[bytes, float]]) -> bool:
-        if self._store.check([GONE_KEY.format(number)]):
+        if self._launchers.check([GONE_KEY.format(number)]):
             return True
         key = f'{PREFIX}/beat/{number}'
         beat = self._store.get(key) if self._store.check([key]) else b''
@@ -231,6 +234,13 @@ class _Heartbeat:
                 return  # the store is gone; the next exchange finds out
             number += 1
             self._ended.wait(BEAT_SEC)
+
+
+def _root(store: dist.Store) -> dist.Store:
+    """The store without prefixes, which is the one that a launcher knows."""
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store
 
 
 def _noting(question: Callable[[], Any], answer: list[Any]) -> Callable[[], None]:

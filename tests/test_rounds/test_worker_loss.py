@@ -1,0 +1,135 @@
+"""on_worker_loss='continue': real workers are killed, and the others have what must come of it, to the last number."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from resist_mm.exchange import ExchangePlan, Transport
+from resist_mm.partition import Assignment, PartitionSampler
+from resist_mm.rounds import Engine, LostWorker, ResIST
+from resist_mm.rounds.copies import keepers
+from resist_mm.rounds.membership import Membership
+from tests.jobs import run_job
+from tests.test_hooks.reference import simulate_with_average
+from tests.toy import ToyData, ToyModel
+from tests.workers import run_workers
+
+WORKERS, ROUNDS, ITERS, BLOCKS = 4, 5, 2, 6
+LR, MOMENTUM, TOLERANCE = 0.05, 0.9, 1e-10
+
+
+def _batch(number: int, iteration: int) -> tuple[Tensor, Tensor]:
+    data = ToyData(4)
+    generator = torch.Generator().manual_seed(100 * number + iteration)
+    return (data.images + torch.randn(data.images.shape, generator=generator)).double(), data.labels
+
+
+def _model() -> ToyModel:
+    torch.manual_seed(0)
+    model = ToyModel()
+    model.init_weights()
+    return model.double()
+
+
+def _train(number: int, hits: dict[int, tuple[str, int]], options: dict[str, Any]) -> dict[str, Any]:
+    """Train; ``hits`` says where which worker is killed: a method and at which of its calls, or 'training'."""
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    engine = Engine(model, optimizer, ResIST(min_blocks=1), on_worker_loss='continue', **options)
+    where, when = hits.get(number, ('', 0))
+    owner = {'_deliver': Transport, 'vote': Transport, 'regroup': Membership}.get(where)
+    if owner is not None:
+        _die_at(owner, where, when)
+    iteration = 0
+
+    def train_one_iteration() -> None:
+        nonlocal iteration
+        if where == 'training' and iteration == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        images, labels = _batch(number, iteration)
+        optimizer.zero_grad()
+        model(images, labels, mode='loss')['loss'].backward()
+        optimizer.step()
+        iteration += 1
+
+    held = []
+    for round_index in range(ROUNDS):
+        traffic = engine.run_round(train_one_iteration, ITERS, whole=round_index == ROUNDS - 1)
+        held.append(engine.recovery.copies.nbytes)
+    engine.recovery.membership.close()
+    return dict(
+        weights={name: p.detach() for name, p in model.named_parameters()},
+        losses=engine.recovery.losses,
+        place=(engine.rank, engine.num_workers),
+        scale=model.backbone.layer3.scale.item(),
+        copies=held,
+        traffic=traffic,
+    )
+
+
+def _die_at(owner: type, name: str, when: int) -> None:
+    method, calls = getattr(owner, name), 0
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*args, **kwargs)
+
+    patch.object(owner, name, dies).start()
+
+
+def _expected(losses: list[Any]) -> dict[str, Tensor]:
+    """By the reference in one process: in the round of a loss the lost worker does not count."""
+    weights = {name: p.detach().clone() for name, p in _model().named_parameters()}
+    numbers = list(range(WORKERS))
+    for round_index in range(ROUNDS):
+        lost = {number for loss in losses if loss.round == round_index for number in loss.lost}
+        dealt = PartitionSampler(BLOCKS, len(numbers), 1).sample(round_index)
+        batches = [[_batch(n, it) for it in range(round_index * ITERS, (round_index + 1) * ITERS)] for n in numbers]
+        bad = {0: [rank for rank, number in enumerate(numbers) if number in lost]}
+        weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, bad=bad)
+        numbers = [number for number in numbers if number not in lost]
+    return weights
+
+
+HITS = {
+    'in the first round': {2: ('training', 1)},
+    'in training': {2: ('training', 5)},
+    'in the transfer': {3: ('_deliver', 2)},
+    'in the last vote': {1: ('vote', 9)},  # three in an exchange
+    'worker 0': {0: ('training', 4)},
+    'two, one after the other': {1: ('training', 3), 2: ('training', 7)},
+    'another one while the others meet': {1: ('training', 3), 0: ('regroup', 1)},
+}
+
+
+@pytest.mark.parametrize('name', HITS)
+def test_the_others_go_on_with_the_right_numbers(name: str):
+    hits = HITS[name]
+    results = run_job(_train, WORKERS, hits, dict(copies_on_host=name == 'in training'))
+    assert [rank for rank, result in enumerate(results) if result is None] == sorted(hits)
+    left = [result for result in results if result is not None]
+    losses = left[0]['losses']
+    assert sorted(number for loss in losses for number in loss.lost) == sorted(hits)
+    expected = _expected(losses)
+    for rank, result in enumerate(left):
+        assert result['losses'] == losses
+        assert result['place'] == (rank, len(left))
+        assert result['scale'] == pytest.approx(1 / len(left))
+        for weight, value in result['weights'].items():
+            torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+            assert torch.equal(value, left[0]['weights'][weight])
+    if 'first' not in name:
+        assert any(loss.restored for loss in losses)
+    # the round that ends with the whole model leaves no copy behind
+    assert all(result['copies'][-1] == 0 and result['copies'][0] > 0 for result in left)

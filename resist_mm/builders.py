@@ -32,11 +32,15 @@ def build_from(registry: Registry, key: str, cfg: Any) -> Any:
     """Build a config's object from a registry; ``key`` is the config's key, for errors."""
     arguments: dict[str, Any] = dict(cfg) if isinstance(cfg, dict) else {}
     name = arguments.pop('type', None)
-    built = registry.get(name) if isinstance(name, str) else None
+    # mmengine imports a name with dots, and fails in its own way at one that begins with a dot or is empty
+    built = registry.get(name) if isinstance(name, str) and name.strip('.') == name != '' else None
     if built is None:
         known = list(registry.module_dict)
         raise ValueError(
             f'{key} must be dict(type=...) with one of {known}, or a type that you have registered in a module '
             f'listed in custom_imports; got {cfg!r}'
         )
-    return built(**arguments)
+    try:
+        return built(**arguments)
+    except TypeError as error:  # an argument that does not exist, mostly
+        raise TypeError(f'{key}=dict(type={name!r}): {error}') from error

@@ -106,6 +106,8 @@ class Quantize(Codec):
             raise ValueError(f'codec.bits must be an integer from 4 to 8, got {bits!r}')
         if not isinstance(chunk, int) or chunk < 8 or chunk % 8:
             raise ValueError(f'codec.chunk must be a multiple of 8, got {chunk!r}')
+        if not isinstance(stochastic, bool):
+            raise ValueError(f'codec.stochastic must be True or False, got {stochastic!r}')
         self.bits = bits
         self.stochastic = stochastic
         self.chunk = chunk
@@ -170,10 +172,12 @@ class TopK(Codec):
     uses_reference = True
 
     def __init__(self, share: float = 0.25, new_holders: str = 'whole', error_feedback: bool = False) -> None:
-        if not isinstance(share, int | float) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ValueError(f'codec.share must be above 0 and at most 1, got {share!r}')
         if new_holders not in ('whole', 'largest'):
             raise ValueError(f"codec.new_holders must be 'whole' or 'largest', got {new_holders!r}")
+        if not isinstance(error_feedback, bool):
+            raise ValueError(f'codec.error_feedback must be True or False, got {error_feedback!r}')
         self.share = share
         self.whole_for_new_holders = new_holders == 'whole'
         self.feeds_errors_back = error_feedback

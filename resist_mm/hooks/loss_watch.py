@@ -51,8 +51,7 @@ class LossWatch:
         """What is wrong with the round that ends now; '' if nothing is."""
         if not self._losses:
             return ''
-        losses = torch.stack(self._losses)
-        self._losses = []
+        losses = torch.stack(self._losses)  # kept: the exchange may be refused and tried again
         finite = losses.isfinite()
         if isinstance(runner.optim_wrapper, AmpOptimWrapper) and runner.optim_wrapper.loss_scaler.is_enabled():
             losses = losses[finite] if finite.any() else losses
@@ -66,6 +65,9 @@ class LossWatch:
             )
         return ''
 
-    def accept(self) -> None:
-        """The round counts: its loss is part of the usual one."""
+    def end_round(self, counts: bool) -> None:
+        """The exchange was accepted; if the round counts, its loss is part of the usual one."""
+        self._losses = []
+        if not counts:
+            return
         self.usual = self._mean if self.usual is None else self.usual + SMOOTHING * (self._mean - self.usual)

@@ -14,7 +14,7 @@ from resist_mm.exchange import Traffic
 from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
-from resist_mm.rounds.arguments import check_choice, check_count, is_number
+from resist_mm.rounds.arguments import check_choice, check_count, check_integer, is_number
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
@@ -123,6 +123,8 @@ class RoundHook(Hook):
         self._check_counts(local_iters=local_iters, momentum_restart_interval=interval)
         self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval, max_bad_rounds=max_bad_rounds)
         name = type(self).__name__
+        if seed is not None:
+            check_integer(f'{name}.seed', seed)
         check_choice(f'{name}.bn', bn, 'recalibrate', 'average')
         check_choice(f'{name}.bad_numbers', bad_numbers, 'stop', 'drop')
         if max_loss_ratio is not None and not (is_number(max_loss_ratio) and max_loss_ratio > 1):
@@ -261,8 +263,8 @@ class RoundHook(Hook):
         if whole:
             enter('running statistics of norms', index, waits=True)
             traffic += self._settle_buffers(runner, engine)
-        if self._losses is not None and engine.rank not in engine.bad_rounds.left_out:
-            self._losses.accept()
+        if self._losses is not None:
+            self._losses.end_round(counts=engine.rank not in engine.bad_rounds.left_out)
         self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
         remember(runner, engine)
 

@@ -28,6 +28,7 @@ from resist_mm.checkpoint import (
 )
 from resist_mm.checkpoint.allowed import allowed_globals
 from resist_mm.registry import HOOKS
+from resist_mm.rounds.arguments import check_count, check_flag
 
 from .start_of_run import begin_run
 
@@ -56,12 +57,18 @@ class SafeCheckpointHook(CheckpointHook):
             memory, and for the checkpoint before to be written, since there is never more than one copy. An error
             is raised at the next checkpoint or at the end of training. Defaults to False.
         **kwargs: Arguments of ``CheckpointHook``.
+
+    Raises:
+        ValueError: If ``background`` or ``max_keep_ckpts`` is out of range.
     """
 
     keep_ckpt_ids: deque
 
     def __init__(self, *args: Any, background: bool = False, **kwargs: Any) -> None:
+        check_flag('SafeCheckpointHook.background', background)
         super().__init__(*args, **kwargs)
+        if self.max_keep_ckpts != -1 or isinstance(self.max_keep_ckpts, bool | float):
+            check_count('SafeCheckpointHook.max_keep_ckpts (-1 for all)', self.max_keep_ckpts)
         self.background = background
         self._queue = WriteQueue(background)
         self._saving = False

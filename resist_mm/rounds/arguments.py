@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-__all__ = ['check_choice', 'check_count', 'is_number']
+__all__ = ['check_choice', 'check_count', 'check_flag', 'check_integer', 'is_number']
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -18,6 +18,16 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
 
 
+def check_integer(name: str, value: Any) -> None:
+    """Refuse a value that is not an integer.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{name} must be an integer, got {value!r}')
+
+
 def check_choice(name: str, value: Any, first: str, second: str) -> None:
     """Refuse a value that is neither of two.
 
@@ -26,6 +36,16 @@ def check_choice(name: str, value: Any, first: str, second: str) -> None:
     """
     if value not in (first, second):
         raise ValueError(f'{name} must be {first!r} or {second!r}, got {value!r}')
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse a value that is neither True nor False.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{name} must be True or False, got {value!r}')
 
 
 def is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 from resist_mm.hooks import LocalSGDHook, ResISTHook
+from resist_mm.hooks.loss_watch import LossWatch
 from resist_mm.partition import Assignment, PartitionSampler
 from resist_mm.rounds import BadNumbers
 from tests.test_hooks.averages import EMA, DoubleData, Recorder, copy_of, ema_hook_of, model_of, run_all
@@ -242,3 +244,19 @@ def test_a_run_resumes_after_a_dropped_round(tmp_path):
         assert undisturbed['count'] == resumed['count'] == 1
         for name, value in undisturbed['state'].items():
             assert torch.equal(value, resumed['state'][name]), name
+
+
+def test_an_exchange_that_is_tried_again_still_has_its_complaint():
+    runner = SimpleNamespace(optim_wrapper=None)
+    watch = LossWatch(max_ratio=2)
+    watch.see(dict(loss=1.0))
+    assert not watch.complaint(runner)
+    watch.end_round(counts=True)
+    watch.see(dict(loss=4.0))
+    first = watch.complaint(runner)
+    assert '4.0 times' in first
+    assert watch.complaint(runner) == first
+    watch.end_round(counts=False)
+    watch.see(dict(loss=1.5))
+    assert not watch.complaint(runner)
+    assert watch.usual == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resist_mm.partition import Assignment, PartitionSampler
 
-from ..arguments import check_count, is_number
+from ..arguments import check_count, check_integer, is_number
 from ..part import Parts
 from .protocol import RoundProtocol
 
@@ -35,12 +35,15 @@ class ResIST(RoundProtocol):
         activation_scale: float | None = None,
         seed: int | None = None,
     ) -> None:
-        check_count('ResIST.min_blocks', min_blocks or 0, least=0)
+        if min_blocks is not None:
+            check_count('ResIST.min_blocks', min_blocks, least=0)
         check_count('ResIST.warmup_rounds', warmup_rounds, least=0)
         if activation_scale is not None and not (is_number(activation_scale) and 0 < activation_scale <= 1):
             raise ValueError(
                 f'ResIST.activation_scale must be a number above 0 and at most 1, got {activation_scale!r}'
             )
+        if seed is not None:
+            check_integer('ResIST.seed', seed)
         self.min_blocks = min_blocks
         self.warmup_rounds = warmup_rounds
         self.activation_scale = activation_scale

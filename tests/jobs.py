@@ -40,7 +40,9 @@ def run_job(function: Callable, num_workers: int, *args: Any, timeout_sec: float
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         processes = [
-            context.Process(target=_work, args=(function, rank, num_workers, store.port, timeout_sec, folder, args))
+            context.Process(
+                target=_work, args=(function, rank, num_workers, store.port, timeout_sec, folder, args)
+            )
             for rank in range(num_workers)
         ]
         for process in processes:
@@ -75,7 +77,8 @@ def _work(
         timeout = timedelta(seconds=timeout_sec)
         dist.init_process_group('gloo', store=store, rank=rank, world_size=num_workers, timeout=timeout)
         result = function(rank, *args)
-        dist.barrier()
+        if dist.get_backend() == 'gloo':  # it is not left behind
+            dist.barrier()
         dist.destroy_process_group()
     except BaseException:
         error = traceback.format_exc()

@@ -28,6 +28,7 @@ from .of_runner import model_of, optimizers_of, run_on_batch
 from .protocols import build_protocol
 from .resumed import common_seed, continue_from, remember
 from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
+from .worker_loss import follow, warn_of_launcher
 
 __all__ = ['RoundHook']
 
@@ -98,6 +99,11 @@ class RoundHook(Hook):
         max_loss_ratio (float, optional): A number above 1: the round of a worker is also bad if its mean loss is
             more than this many times the usual one of that worker, or not finite; see :class:`LossWatch`. Defaults
             to None: losses are not looked at.
+        on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': training ends on all of
+            them. 'continue' (experimental, gloo only): the others go on without it; see :class:`Engine` and
+            docs/reliability.md. Defaults to 'stop'.
+        copies_on_host (bool): With 'continue', whether the copies that this takes are in the memory of the host.
+            Defaults to False: on the device of the model.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -118,6 +124,8 @@ class RoundHook(Hook):
         bad_numbers: str = 'stop',
         max_bad_rounds: int = 3,
         max_loss_ratio: float | None = None,
+        on_worker_loss: str = 'stop',
+        copies_on_host: bool = False,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         self._check_counts(local_iters=local_iters, momentum_restart_interval=interval)
@@ -140,10 +148,13 @@ class RoundHook(Hook):
         self.bad_numbers = bad_numbers
         self.max_bad_rounds = max_bad_rounds
         self.max_loss_ratio = max_loss_ratio
+        check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
+        self.on_worker_loss = on_worker_loss
+        self.copies_on_host = copies_on_host
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
         self.engine: Engine | None = None  # created in before_train
         self._averages: list[HookedAverage] = []
-        self._iters_done = 0
+        self._iters_done = self._lost = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
     def announce(self, runner: Runner) -> None:
@@ -191,6 +202,7 @@ class RoundHook(Hook):
         self._log = RoundLog(runner, self.engine)
         remember(runner, self.engine)
         self.announce(runner)
+        warn_of_launcher(runner, self.engine)
         warn_of_scaled_lr(runner, self.engine.num_workers)
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
@@ -258,6 +270,7 @@ class RoundHook(Hook):
         ended = now()
         traffic = engine.exchange(whole, '' if self._losses is None else self._losses.complaint(runner))
         exchange_sec = now() - ended
+        self._lost = follow(runner, engine, self._lost)
         if engine.rank in engine.bad_rounds.left_out:
             self._batches.clear()  # one of them may be what made the numbers bad
         if whole:
@@ -287,6 +300,8 @@ class RoundHook(Hook):
                 [state for average in self._averages for state in average.states],
                 self.bad_numbers,
                 self.max_bad_rounds,
+                self.on_worker_loss,
+                self.copies_on_host,
             )
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from None

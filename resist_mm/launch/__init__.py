@@ -5,12 +5,14 @@ from .ending import end_with, record_failures
 from .process_group import DEFAULT_TIMEOUT_SEC, check_timeout, finish_distributed, init_distributed
 from .scale import scale_lr_by_one_worker
 from .supervised import begin_worker, resumes_by_itself
+from .worker_loss import continue_if_asked
 
 __all__ = [
     'DEFAULT_TIMEOUT_SEC',
     'begin_worker',
     'check_timeout',
     'check_wrapper',
+    'continue_if_asked',
     'end_with',
     'finish_distributed',
     'init_distributed',

@@ -53,12 +53,22 @@ def _fail(*args: Any, **kwargs: Any) -> NoReturn:
     raise LostWorker('the process group has lost a worker in its last operation')
 
 
-for _operation in ('allreduce', 'allgather', 'broadcast', 'barrier', 'send', 'recv', 'gather', 'scatter', 'reduce'):
+for _operation in (
+    'allreduce',
+    'allgather',
+    'broadcast',
+    'barrier',
+    'send',
+    'recv',
+    'gather',
+    'scatter',
+    'reduce',
+):
     setattr(BrokenGroup, _operation, _fail)
 
 
 def _make(store: dist.Store, rank: int, size: int, timeout: Any) -> BrokenGroup:
-    return BrokenGroup(rank, size)
+    return BrokenGroup(rank, size)  # type: ignore[call-arg, arg-type]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

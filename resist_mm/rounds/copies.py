@@ -1,4 +1,4 @@
-"""Copies of the blocks that a single worker holds, kept by another one until the next exchange has been accepted."""
+"""Copies of blocks that a single worker holds, kept by another one until the next exchange has been accepted."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ class Copies:
         return [block for block, keeper in enumerate(of_blocks) if keeper == self.rank]
 
     def _results(self, staged: StagedExchange, block: int) -> OfBlock:
-        part, found = self.parts.blocks[block], {}
+        part = self.parts.blocks[block]
+        found: OfBlock = {}
         for state, payloads in staged.of_states(part):
             if isinstance(state, Weights) and part.flat is not None:
                 found[state] = [part.flat.flat if part.staged is None else part.staged]

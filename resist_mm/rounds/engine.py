@@ -66,8 +66,8 @@ class Engine:
         max_bad_rounds (int): With 'drop', number of such rounds in a row that stops training, as does a round in
             which the numbers of all workers are bad. Defaults to 3.
         on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': the others raise
-            :class:`LostWorker`. 'continue' (experimental, gloo only): they go on without it, and blocks that it held
-            alone have the value from the start of the round; see :class:`Recovery`. Defaults to 'stop'.
+            :class:`LostWorker`. 'continue' (experimental, gloo only): they go on without it, and blocks that it
+            held alone have the value from the start of the round; see :class:`Recovery`. Defaults to 'stop'.
         copies_on_host (bool): With 'continue', whether the copies of blocks that this takes are in the memory of
             the host. Defaults to False: on the device of the model.
 

@@ -20,7 +20,7 @@ from resist_mm.exchange.group_timeout import group_timeout
 from .broken_group import leave_group, stand_in
 from .whereabouts import ANSWER_SEC, LostWorker, is_of_backend
 
-__all__ = ['CONTINUES_KEY', 'GONE_KEY', 'Membership']
+__all__ = ['CONTINUES_KEY', 'GONE_KEY', 'LeftBehind', 'Membership']
 
 PREFIX = 'resist_mm/members'
 # what a launcher has to do with it: it keeps the store, and knows first which process has ended
@@ -30,8 +30,12 @@ ACCEPTED = b'accepted'
 BEAT_SEC = 0.5
 SILENT_SEC = 10.0
 POLL_SEC = 0.02
-MEET_SEC = 30.0
+MEET_SEC = 10.0
 logger = logging.getLogger(__name__)
+
+
+class LeftBehind(LostWorker):
+    """The others have gone on without this worker."""
 
 
 class Membership:
@@ -45,7 +49,7 @@ class Membership:
     - or who is left to repeat it: everybody who has come here, once all others are gone. A worker is gone if its
       launcher says so, or if it has not set its heartbeat for ten seconds; if it comes back, it is told so.
 
-    So no two workers ever go on with different values. If the store is lost, all workers raise :class:`LostWorker`.
+    So no two workers ever go on with different values. If the store is lost, all raise :class:`LostWorker`.
 
     Raises:
         ValueError: If there is a backend other than gloo: NCCL ends a process whose operation fails.
@@ -55,10 +59,10 @@ class Membership:
         config = str(dist.get_backend_config())
         if 'nccl' in config:
             raise ValueError(
-                f"on_worker_loss='continue' needs the backend gloo, but the process group has {config!r}. Over NCCL "
-                "a worker ends with the operation that fails: use on_worker_loss='stop' and restarts"
+                f"on_worker_loss='continue' needs the backend gloo, but the process group has {config!r}. Over "
+                "NCCL a worker ends with the operation that fails: use on_worker_loss='stop' and restarts"
             )
-        self._store = dist.distributed_c10d._get_default_store().clone()
+        self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
         self._launchers = _root(self._store)
         self._me, self._timeout = dist.get_rank(), group_timeout()
         self.numbers = list(range(dist.get_world_size()))
@@ -79,7 +83,7 @@ class Membership:
         """All workers have all results of an exchange: it counts.
 
         Raises:
-            LostWorker: If the others have decided to repeat it without this worker.
+            LeftBehind: If the others have decided to repeat it without this worker.
         """
         decided = self._ask(lambda: self._store.compare_set(self._decision(exchange), '', ACCEPTED.decode()))
         if decided != ACCEPTED:
@@ -115,7 +119,8 @@ class Membership:
             list[int] or None: The ranks of those that are left, in the group so far; None: the exchange counts.
 
         Raises:
-            LostWorker: If the others go on without this worker, or the store is lost.
+            LeftBehind: If the others go on without this worker.
+            LostWorker: If the store is lost.
         """
         leave_group(self._store, error)
         decided = self._ask(lambda: self._wait_for_decision(exchange), patient=True)
@@ -166,7 +171,9 @@ class Membership:
             if self._store.check([self._decision(exchange)]):
                 return self._store.get(self._decision(exchange))
             self._progress = time.monotonic()
-            missing = [n for n in self.numbers if n != self._me and not self._store.check([self._here(exchange, n)])]
+            missing = [
+                n for n in self.numbers if n != self._me and not self._store.check([self._here(exchange, n)])
+            ]
             if all(self._is_gone(number, last_beats) for number in missing):
                 left = [number for number in self.numbers if number not in missing]
                 return self._store.compare_set(self._decision(exchange), '', json.dumps(left))
@@ -183,7 +190,7 @@ class Membership:
 
     def _check_member(self, left: Sequence[int]) -> None:
         if self._me not in left:
-            raise LostWorker(
+            raise LeftBehind(
                 f'the other workers have gone on without this one, number {self._me} at the start: it was silent '
                 'for too long'
             )

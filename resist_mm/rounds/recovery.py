@@ -52,10 +52,10 @@ class Loss:
 class Recovery:
     """Lets an engine go on when workers are lost (``on_worker_loss='continue'``).
 
-    Every worker keeps a copy of blocks that another one holds alone; see :class:`Copies`. If the group breaks in an
-    exchange, it is rolled back; the workers that are left form a new group, put the copies in the place of what the
-    lost worker held, and repeat the exchange. In means the lost worker has no share. What that cannot bring back
-    is a block that was held and kept by lost workers only: then all raise :class:`LostWorker`, as with 'stop'.
+    Every worker keeps a copy of blocks that another one holds alone; see :class:`Copies`. If the group breaks in
+    an exchange, it is rolled back; the workers that are left form a new group, put the copies in the place of what
+    the lost worker held, and repeat the exchange. In means the lost worker has no share. What that cannot bring
+    back is a block that lost workers alone have held and kept: then all raise :class:`LostWorker`, as with 'stop'.
 
     Args:
         rank (int): This worker.

@@ -34,8 +34,8 @@ class StagedExchange:
             value of a single holder.
         plan (ExchangePlan): The same on all workers.
         exact (bool): Whether compression is off.
-        undone (optional): Where to load values from instead, if this worker's round does not count, or it has copies
-            of what a lost worker held. Defaults to None.
+        undone (optional): Where to load values from instead, if this worker's round does not count, or it has
+            copies of what a lost worker held. Defaults to None.
 
     Raises:
         ValueError: If the model's parameters are others than when training began.

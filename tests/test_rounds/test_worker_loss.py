@@ -1,15 +1,15 @@
-"""on_worker_loss='continue': real workers are killed, and the others have what must come of it, to the last number."""
+"""on_worker_loss='continue': real workers are killed, and the others have exactly what must come of it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from resist_mm.exchange import ExchangePlan, Transport
@@ -20,7 +20,6 @@ from resist_mm.rounds.membership import Membership
 from tests.jobs import run_job
 from tests.test_hooks.reference import simulate_with_average
 from tests.toy import ToyData, ToyModel
-from tests.workers import run_workers
 
 WORKERS, ROUNDS, ITERS, BLOCKS = 4, 5, 2, 6
 LR, MOMENTUM, TOLERANCE = 0.05, 0.9, 1e-10
@@ -49,11 +48,15 @@ def _train(number: int, hits: dict[int, tuple[str, int]], options: dict[str, Any
     if owner is not None:
         _die_at(owner, where, when)
     iteration = 0
+    patch('resist_mm.rounds.membership.MEET_SEC', 1.5).start()
 
     def train_one_iteration() -> None:
         nonlocal iteration
         if where == 'training' and iteration == when:
             os.kill(os.getpid(), signal.SIGKILL)
+        if where == 'silent' and iteration == when:
+            engine.recovery.membership.close()
+            time.sleep(6)
         images, labels = _batch(number, iteration)
         optimizer.zero_grad()
         model(images, labels, mode='loss')['loss'].backward()
@@ -95,7 +98,9 @@ def _expected(losses: list[Any]) -> dict[str, Tensor]:
     for round_index in range(ROUNDS):
         lost = {number for loss in losses if loss.round == round_index for number in loss.lost}
         dealt = PartitionSampler(BLOCKS, len(numbers), 1).sample(round_index)
-        batches = [[_batch(n, it) for it in range(round_index * ITERS, (round_index + 1) * ITERS)] for n in numbers]
+        batches = [
+            [_batch(n, it) for it in range(round_index * ITERS, (round_index + 1) * ITERS)] for n in numbers
+        ]
         bad = {0: [rank for rank, number in enumerate(numbers) if number in lost]}
         weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, bad=bad)
         numbers = [number for number in numbers if number not in lost]
@@ -109,7 +114,7 @@ HITS = {
     'in the last vote': {1: ('vote', 9)},  # three in an exchange
     'worker 0': {0: ('training', 4)},
     'two, one after the other': {1: ('training', 3), 2: ('training', 7)},
-    'another one while the others meet': {1: ('training', 3), 0: ('regroup', 1)},
+    'another one while the others meet': {2: ('training', 3), 0: ('regroup', 1)},
 }
 
 
@@ -133,3 +138,38 @@ def test_the_others_go_on_with_the_right_numbers(name: str):
         assert any(loss.restored for loss in losses)
     # the round that ends with the whole model leaves no copy behind
     assert all(result['copies'][-1] == 0 and result['copies'][0] > 0 for result in left)
+
+
+def _complaint(number: int, hits: dict[int, tuple[str, int]], silent_sec: float) -> str:
+    patch('resist_mm.rounds.membership.SILENT_SEC', silent_sec).start()
+    try:
+        result = _train(number, hits, {})
+    except LostWorker as error:
+        return str(error)
+    return str(result['losses'][-1])
+
+
+def test_a_block_that_nobody_has_any_more_ends_the_run():
+    # worker 0 alone holds block 2 in round 1, and worker 1 has handed it over
+    results = run_job(_complaint, WORKERS, {1: ('training', 3), 0: ('regroup', 1)}, 10.0)
+    assert results[:2] == [None, None]
+    assert all('block 2 is lost' in result for result in results[2:])
+
+
+def test_a_silent_worker_is_left_behind_and_told_so_when_it_comes_back():
+    results = run_job(_complaint, WORKERS, {1: ('silent', 5)}, 1.0, timeout_sec=2, tells=False)
+    assert 'have gone on without this one, number 1 at the start' in results[1]
+    assert all('goes on without worker 1 (numbered' in results[rank] for rank in (0, 2, 3))
+
+
+def test_any_block_has_a_copy_elsewhere_unless_several_workers_hold_it():
+    for workers in range(2, 6):
+        sampler = PartitionSampler(7, workers, 2)
+        full = Assignment.full(workers, 7)
+        for index in range(20):
+            new = sampler.sample(index + 1)
+            for plan in (None, *(ExchangePlan.between(old, new) for old in (full, sampler.sample(index)))):
+                for block, keeper in enumerate(keepers(new, plan)):
+                    holders = new.holders(block)
+                    assert (keeper is None) == (len(holders) > 1)
+                    assert keeper not in holders

@@ -2,8 +2,8 @@
 
 torchrun cannot: its agent ends all workers of a machine when one of them fails. This one keeps the store where the
 workers meet, so that any of them may be lost, and notes there which have ended. It ends the others if one fails
-before training has begun, or if a worker says that it cannot go on without one that is lost; then it starts the job
-again, as torchrun does.
+before training has begun, or if a worker says that it cannot go on without one that is lost; then it starts
+the job again, as torchrun does.
 """
 
 from __future__ import annotations

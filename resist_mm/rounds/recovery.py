@@ -133,7 +133,8 @@ class Recovery:
         self._restored |= new
         self.under_way = True
         self.copies.rank = self.membership.rank
-        logger.warning('%s', loss)
+        if self.membership.rank == 0:
+            logger.warning('%s', loss)
         return remaining
 
     def _remaining(self, assignment: Assignment, ranks: Sequence[int]) -> tuple[Assignment, set[int]]:

@@ -62,7 +62,9 @@ class Membership:
                 f"on_worker_loss='continue' needs the backend gloo, but the process group has {config!r}. Over "
                 "NCCL a worker ends with the operation that fails: use on_worker_loss='stop' and restarts"
             )
-        self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+        # on worker 0 this may be the server, which ends with it
+        self._of_first_group = dist.distributed_c10d._get_default_store()
+        self._store = self._of_first_group.clone()  # type: ignore[attr-defined]
         self._launchers = _root(self._store)
         self._me, self._timeout = dist.get_rank(), group_timeout()
         self.numbers = list(range(dist.get_world_size()))

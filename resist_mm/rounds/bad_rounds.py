@@ -42,7 +42,7 @@ class BadRounds:
         return self.policy == 'drop'
 
     def judge(self, round_index: int, complaints: Sequence[str], can_go_back: bool = True) -> dict[int, list[str]]:
-        """Learn from all workers what is wrong; to be called by all of them, once one has complaints.
+        """Learn from all workers what is wrong; to be called by all of them.
 
         Args:
             round_index (int): The round.
@@ -50,7 +50,7 @@ class BadRounds:
             can_go_back (bool): Whether what this worker had at the start of the round is finite. Defaults to True.
 
         Returns:
-            dict[int, list[str]]: By worker that is to be left out, what is wrong.
+            dict[int, list[str]]: By worker that is to be left out, what is wrong; empty if nobody complains.
 
         Raises:
             BadNumbers: On all workers, if training has to stop.
@@ -58,6 +58,8 @@ class BadRounds:
         of_workers = tell_all((list(complaints), can_go_back))
         bad = {worker: of_worker for worker, (of_worker, _) in enumerate(of_workers) if of_worker}
         why = ''
+        if not bad:
+            return {}
         if not self.drops:
             why = "bad_numbers='drop' would go on without such a worker"
         elif len(bad) == len(of_workers):
@@ -69,6 +71,18 @@ class BadRounds:
         if why:
             raise self._stop(round_index, bad, why)
         return bad
+
+    def check_means(self, round_index: int, finite: bool) -> None:
+        """Refuse means that are not finite although all that went into them is; alike on all workers.
+
+        Raises:
+            BadNumbers: If they are not.
+        """
+        if not finite:
+            raise BadNumbers(
+                f'round {round_index}: a mean is not finite although the numbers of all workers are: they are too '
+                'large to be added. Nothing of this round is saved'
+            )
 
     def settle(self, left_out: Mapping[int, list[str]]) -> None:
         """Count a round that has been accepted, without the given workers."""

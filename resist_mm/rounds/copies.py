@@ -168,6 +168,10 @@ class Restored:
     def __init__(self, copies: Copies, blocks: Collection[int], undone: RoundStart | None = None) -> None:
         self.copies, self.blocks, self.undone = copies, blocks, undone
 
+    def has(self, block: int) -> bool:
+        """Whether the block goes back to what it was."""
+        return block in self.blocks or self.undone is not None
+
     def load(self, state: TravellingState, part: Part, payloads: Sequence[Payload]) -> None:
         """As :meth:`TravellingState.load`."""
         if part.block in self.blocks:

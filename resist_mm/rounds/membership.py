@@ -95,7 +95,7 @@ class Membership:
 
     @contextmanager
     def last_vote(self, exchange: int) -> Iterator[None]:
-        """The body is the last vote on an exchange, which counts if it succeeds on a single worker.
+        """The body is the last vote on an exchange; whoever has its result calls :meth:`accept` if it counts.
 
         Raises:
             LostWorker: If the exchange has to be repeated.
@@ -107,8 +107,6 @@ class Membership:
                 raise
             if self.survivors(exchange, error) is not None:
                 raise LostWorker(f'exchange {exchange}: a worker is missing in the last vote') from error
-        else:
-            self.accept(exchange)
 
     def survivors(self, exchange: int, error: BaseException | None = None) -> list[int] | None:
         """An operation has failed: leave the process group, wait until all others have come or are gone, decide.

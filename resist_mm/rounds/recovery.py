@@ -77,7 +77,7 @@ class Recovery:
         self.under_way = False
         self._restored: set[int] = set()  # blocks, until an exchange has been accepted
 
-    def source(self, rank: int, undone: RoundStart | None = None) -> Restored | RoundStart | None:
+    def source(self, rank: int, undone: RoundStart | None) -> Restored | RoundStart | None:
         """What this worker brings into an exchange; None: what it has."""
         mine = {block for block in self._restored if self.copies.keepers[block] == rank}
         return Restored(self.copies, mine, undone) if mine else undone
@@ -103,7 +103,9 @@ class Recovery:
         self.copies.commit()
         self._restored, self.under_way = set(), False
 
-    def regroup(self, round_index: int, assignment: Assignment, error: BaseException | None) -> Assignment:
+    def regroup(
+        self, round_index: int, assignment: Assignment, error: BaseException | None
+    ) -> tuple[Assignment, list[int]]:
         """Form a group of the workers that are left.
 
         Args:
@@ -112,7 +114,8 @@ class Recovery:
             error (BaseException, optional): With which it has failed.
 
         Returns:
-            Assignment: Who has which blocks now, copies included.
+            tuple[Assignment, list[int]]: Who has which blocks now, copies included; and by rank from now on, the
+            rank of each worker so far.
 
         Raises:
             LostWorker: If a block is lost, or this worker is taken for lost, or the store is.
@@ -135,7 +138,7 @@ class Recovery:
         self.copies.rank = self.membership.rank
         if self.membership.rank == 0:
             logger.warning('%s', loss)
-        return remaining
+        return remaining, ranks
 
     def _remaining(self, assignment: Assignment, ranks: Sequence[int]) -> tuple[Assignment, set[int]]:
         """Who has which blocks, by new rank, and which of them are copies."""

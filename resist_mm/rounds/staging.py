@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from resist_mm.exchange.memory import return_freed_memory
 from resist_mm.exchange.message import Payload
 from resist_mm.exchange.plan import ExchangePlan
+from resist_mm.exchange.wire import shard_bounds
 
 from .part import Part, Parts
 from .round_start import RoundStart
@@ -52,7 +55,7 @@ class StagedExchange:
         undone: RoundStart | Restored | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
-        self.changes_means, self.undone = changes_means, undone
+        self.changes_means, self.exact, self.undone = changes_means, exact, undone
         parts.check_trainable()
         if plan.old.num_workers > 1 and parts.drop_gradients():
             return_freed_memory(parts.device)
@@ -104,6 +107,29 @@ class StagedExchange:
     def averaged_parts(self) -> list[Part]:
         """The parts whose mean is the same on all workers."""
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
+
+    @property
+    def compresses(self) -> bool:
+        """Whether a codec compresses anything."""
+        payloads = (p for of_part in self._payloads.values() for of_state in of_part for p in of_state)
+        return any(p.gathered.codec is not None or p.delivered.codec is not None for p in payloads)
+
+    def to_be_looked_at(self, part: Part) -> list[Tensor]:
+        """Results of which this worker has to see that they are finite; some worker does of every number.
+
+        Of what all workers average that is a piece, else all of a block that this worker aggregates.
+        """
+        pieces = []
+        for state, payloads in zip(self.states, self._of(part), strict=True):
+            if part.block is None or part.block in self.plan.averaged:
+                for payload in payloads:
+                    low, high = shard_bounds(payload.numel, self.plan.old.num_workers)[self.rank]
+                    pieces.append(payload.result[low:high])
+            elif any(payload.value is None for payload in payloads):
+                pieces += state.checked(part)  # of its only holder, who keeps it: nothing is staged
+            else:
+                pieces += [payload.result for payload in payloads]
+        return pieces
 
     def get_ready(self) -> None:
         """Do whatever else may fail before :meth:`commit`."""

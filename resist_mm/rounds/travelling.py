@@ -1,33 +1,30 @@
-"""What travels in an exchange, settled by all workers together."""
+"""What all workers have to know about the states that travel, before they can be staged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .agreement import tell_all
 from .guard import Guard
 from .states import TravellingState
 
-__all__ = ['agree_on_travelling']
+__all__ = ['learn_from_all']
 
 
-def agree_on_travelling(guard: Guard, choose: Callable[[], Sequence[TravellingState]]) -> list[TravellingState]:
-    """Choose states, prepare them, and let all workers learn what one of them has found out.
+def learn_from_all(guard: Guard, states: Sequence[TravellingState], news: Sequence[Any]) -> None:
+    """Let all workers learn what one of them has found out; to be called by all of them.
 
     Args:
         guard (Guard): Of this worker.
-        choose (Callable): Says what travels, the same on all workers. Must not communicate.
+        states (Sequence[TravellingState]): What travels, the same on all workers.
+        news (Sequence): What :meth:`TravellingState.prepare` of each returned.
 
     Raises:
         ExchangeRefused: If it failed on another worker.
     """
-    with guard.all_or_none('choosing what travels') as vote:
-        states = list(choose())
-        news = [state.prepare() for state in states]
-        vote.has_news = any(of_state is not None for of_state in news)
-    if vote.with_news:
-        told = tell_all(news)
-        with guard.all_or_none('agreeing on what travels'):
-            for state, of_workers in zip(states, zip(*told, strict=True), strict=True):
+    told = tell_all(list(news))
+    with guard.all_or_none('agreeing on what travels'):
+        for state, of_workers in zip(states, zip(*told, strict=True), strict=True):
+            if any(of_worker is not None for of_worker in of_workers):
                 state.learn(of_workers)
-    return states

@@ -111,7 +111,7 @@ HITS = {
     'in the first round': {2: ('training', 1)},
     'in training': {2: ('training', 5)},
     'in the transfer': {3: ('_deliver', 2)},
-    'in the last vote': {1: ('vote', 9)},  # three in an exchange
+    'in the last vote': {1: ('vote', 6)},  # two in an exchange
     'worker 0': {0: ('training', 4)},
     'two, one after the other': {1: ('training', 3), 2: ('training', 7)},
     'another one while the others meet': {2: ('training', 3), 0: ('regroup', 1)},

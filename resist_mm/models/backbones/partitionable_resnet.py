@@ -39,8 +39,8 @@ class PartitionableResNet(ResNet):
         >>> import torch
         >>> from resist_mm.models import PartitionableResNet
         >>> backbone = PartitionableResNet(depth=18, partition_stages=('layer2', 'layer3'))
-        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 32, 32))]
-        [(1, 64, 8, 8), (1, 128, 4, 4), (1, 256, 2, 2), (1, 512, 1, 1)]
+        >>> [tuple(out.shape) for out in backbone(torch.rand(2, 3, 64, 64))]
+        [(2, 64, 16, 16), (2, 128, 8, 8), (2, 256, 4, 4), (2, 512, 2, 2)]
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -38,11 +39,16 @@ def _model() -> ToyModel:
     return model.double()
 
 
-def _train(number: int, hits: dict[int, tuple[str, int]], options: dict[str, Any]) -> dict[str, Any]:
-    """Train; ``hits`` says where which worker is killed: a method and at which of its calls, or 'training'."""
+def _train(
+    number: int, hits: dict[int, tuple[str, int]], options: dict[str, Any], dealing: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train; ``hits`` says where which worker is killed: a method and at which of its calls, or 'training'.
+
+    Options are those of the engine, ``dealing`` is of ResIST.
+    """
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    engine = Engine(model, optimizer, ResIST(min_blocks=1), on_worker_loss='continue', **options)
+    engine = Engine(model, optimizer, ResIST(min_blocks=1, **dealing or {}), on_worker_loss='continue', **options)
     where, when = hits.get(number, ('', 0))
     owner = {'_deliver': Transport, 'vote': Transport, 'regroup': Membership}.get(where)
     if owner is not None:
@@ -91,18 +97,29 @@ def _die_at(owner: type, name: str, when: int) -> None:
     patch.object(owner, name, dies).start()
 
 
-def _expected(losses: list[Any]) -> dict[str, Tensor]:
-    """By the reference in one process: in the round of a loss the lost worker does not count."""
+def _expected(losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | None = None) -> dict[str, Tensor]:
+    """By the reference in one process: in the round of a loss the lost worker does not count.
+
+    ``hands`` are those of each round; ``outer`` is the step of SGD on everything but a block that was lost.
+    """
     weights = {name: p.detach().clone() for name, p in _model().named_parameters()}
     numbers = list(range(WORKERS))
+    momenta: dict[str, Tensor] = {}
     for round_index in range(ROUNDS):
         lost = {number for loss in losses if loss.round == round_index for number in loss.lost}
-        dealt = PartitionSampler(BLOCKS, len(numbers), 1).sample(round_index)
+        sampler = PartitionSampler(BLOCKS, len(numbers), 1)
+        dealt = sampler.sample(round_index, hands[round_index] if hands else None)
         batches = [
             [_batch(n, it) for it in range(round_index * ITERS, (round_index + 1) * ITERS)] for n in numbers
         ]
         bad = {0: [rank for rank, number in enumerate(numbers) if number in lost]}
+        before = dict(weights)
         weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, bad=bad)
+        for name, mean in weights.items() if outer else ():
+            if mean is not before[name]:
+                step = before[name] - mean
+                momenta[name] = outer['momentum'] * momenta.get(name, 0) + step
+                weights[name] = before[name] - outer['lr'] * (step + outer['momentum'] * momenta[name])
         numbers = [number for number in numbers if number not in lost]
     return weights
 
@@ -138,6 +155,45 @@ def test_the_others_go_on_with_the_right_numbers(name: str):
         assert any(loss.restored for loss in losses)
     # the round that ends with the whole model leaves no copy behind
     assert all(result['copies'][-1] == 0 and result['copies'][0] > 0 for result in left)
+
+
+def test_unequal_hands_and_the_outer_step_go_on():
+    outer = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
+    results = run_job(_train, WORKERS, {2: ('training', 5)}, {}, dict(blocks=[3, 1, 1, 1], outer=outer))
+    left = [result for result in results if result is not None]
+    (loss,) = left[0]['losses']
+    assert (loss.round, loss.lost, len(loss.restored)) == (2, (2,), 1)
+    # without the lost worker a block would have no holder: the fastest one takes it
+    expected = _expected([loss], [[3, 1, 1, 1]] * 3 + [[4, 1, 1]] * 2, outer)
+    for result in left:
+        assert result['scale'] == pytest.approx(1 / 3)
+        for weight, value in result['weights'].items():
+            torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+
+
+def test_speeds_are_agreed_anew():
+    results = run_job(_trained_by_speed, WORKERS)
+    left = [result for result in results if result is not None]
+    for of_rounds, weights in left:
+        assert [speeds for speeds, _ in of_rounds] == [0, 0, 4, 3, 3]
+        assert [(len(hands), sum(hands)) for _, hands in of_rounds] == [(4, 6)] * 3 + [(3, 6)] * 2
+        assert all(torch.equal(value, left[0][1][name]) for name, value in weights.items())
+
+
+def _trained_by_speed(number: int) -> tuple[list[tuple[int, list[int]]], dict[str, Tensor]]:
+    """For how many workers speeds are known in each round, and the hands."""
+    of_rounds = []
+    begin_round = ResIST.begin_round
+
+    def watched(protocol: ResIST, parts: Any) -> None:
+        known = protocol.speeds.current
+        of_rounds.append((0 if known is None else len(known.seconds), protocol.hands))
+        begin_round(protocol, parts)
+
+    patch.object(ResIST, 'begin_round', watched).start()
+    patch.object(ResIST, 'speed_interval', 1).start()
+    result = _train(number, {1: ('training', 5)}, {}, dict(blocks='by_speed'))
+    return of_rounds, result['weights']
 
 
 def _complaint(number: int, hits: dict[int, tuple[str, int]], silent_sec: float) -> str:

@@ -67,6 +67,3 @@ def test_links_can_be_broken_here() -> None:
     if problem:
         pytest.skip(problem)
 
-
-# The launcher itself (tools/dist_train.sh killed by SIGKILL and by SIGTERM) belongs here: what is killed above are
-# workers, one or all of them, and the part of the launcher is played by group.py.

@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_the_run_continues(images: str, tmp_path
         assert torch.equal(value, expected[name]), name
 
 
-@pytest.mark.parametrize('faulty', [0, 1])
+@pytest.mark.parametrize('faulty', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_others_go_on_without_a_killed_worker(images: str, tmp_path: Path, faulty: int):
     """Worker 0 as well: the launcher keeps the store."""
     path = config(tmp_path, 'kill')

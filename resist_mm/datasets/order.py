@@ -51,7 +51,9 @@ class DataOrder:
         with suppress(TypeError):  # a list, which augments nothing
             _seed_data_set(loader.dataset)
 
-    def go_to_epoch(self, epoch: int, done: int, keep: int = 0, reshuffles: bool = True) -> list[Any]:
+    def go_to_epoch(
+        self, epoch: int, done: int, keep: int = 0, reshuffles: bool = True, used: Sequence[int] | None = None
+    ) -> list[Any]:
         """Let the loader begin inside an epoch.
 
         Args:
@@ -59,16 +61,19 @@ class DataOrder:
             done (int): How many of its batches are done.
             keep (int): How many of the batches before that are wanted. Defaults to 0.
             reshuffles (bool): Whether ``set_epoch`` of the sampler is called for each epoch. Defaults to True.
+            used (Sequence[int], optional): How many batches were used of the epochs before, the last one last.
+                Defaults to None: all of them.
 
         Returns:
             list: The indices of the last ``keep`` batches before, less at the beginning.
         """
         recent: deque[Any] = deque(maxlen=keep)
-        earlier = max(0, -(-(keep - done) // max(1, len(self.loader))))
+        used_of = {epoch: done, **{epoch - i: count for i, count in enumerate(reversed(used or ()), start=1)}}
+        earlier = max(0, -(-(keep - done) // max(1, len(self.loader)))) if used is None else len(used)
         for number in range(max(0, epoch - earlier), epoch + 1):
             self._begin_pass(number, reshuffles)
             batches = iter(self._batches)
-            recent.extend(islice(batches, done if number == epoch else None))
+            recent.extend(islice(batches, used_of.get(number)))
             if number == epoch and done:
                 self._waiting = batches
         return list(recent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ class Transport:
     Args:
         device (torch.device): Where the tensors to be moved are.
 
+    Attributes:
+        waited_sec: Seconds that this worker has spent in votes so far, where it waits for the slowest.
+
     Raises:
         ValueError: If the process group has no backend for that device.
     """
@@ -48,6 +52,7 @@ class Transport:
         self.rank = dist.get_rank() if distributed else 0
         self.num_workers = dist.get_world_size() if distributed else 1
         backend = _backend_for(device) if distributed else ''
+        self.waited_sec = 0.0
         self.through_host = backend == 'gloo' and device.type == 'cuda'
         self.ordered = backend == 'nccl' and self.num_workers > 1
         self._p2p_group: dist.ProcessGroup | None = None
@@ -95,9 +100,12 @@ class Transport:
         mine = torch.full((self.num_workers,), ballot, dtype=torch.uint8)
         mine = mine.to(self.device) if self.ordered else mine
         ballots = torch.empty_like(mine)
+        began = time.perf_counter()
         # everybody tells everybody: one step, where a ring would take a step for each worker
         dist.all_to_all_single(ballots, mine)
-        return ballots.tolist()
+        of_workers = ballots.tolist()
+        self.waited_sec += time.perf_counter() - began
+        return of_workers
 
     @torch.no_grad()
     def run(self, plan: ExchangePlan, payloads: Payloads, on_mean: Callable[[int], None] | None = None) -> Traffic:

@@ -21,6 +21,8 @@ __all__ = ['agree_on_start', 'in_words']
 ARGUMENTS = (
     'seed',
     'local_iters',
+    'iters_by_speed',
+    'speed_interval',
     'protocol',
     'codec',
     'momentum_restart_interval',

@@ -100,10 +100,10 @@ class ExactResumeHook(Hook):
         same = before.get('workers') == get_world_size() and before.get('iter') == self._saved_at
         if self._schedules is not None and self._schedules.changes:
             self._schedules.replay(*_position(runner))
-        self._go_to_batch(runner, self._batches_to_load(runner) if same else 0)
         if same:
             self._states = before['states'][get_rank()]
             set_training_state(runner, self._states)
+        self._go_to_batch(runner, self._batches_to_load(runner) if same else 0)
         self._report(runner, before, same)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -167,13 +167,17 @@ class ExactResumeHook(Hook):
         if self._order is None:
             return
         loop, recent = runner.train_loop, []
+        epochs, _, done = _position(runner)
+        used = None
+        for hook in runner.hooks:
+            if isinstance(hook, RoundHook):
+                done, used = hook.pace.continue_at(done)
         if isinstance(loop, EpochBasedTrainLoop):
-            epochs, _, done = _position(runner)
             reshuffles = any(isinstance(hook, DistSamplerSeedHook) for hook in runner.hooks)
-            recent = self._order.go_to_epoch(epochs, done, keep, reshuffles)
+            recent = self._order.go_to_epoch(epochs, done, keep, reshuffles, used)
         elif isinstance(loop, IterBasedTrainLoop):
             skips = runner.iter if not getattr(loop, 'fast_forward_on_resume', False) else 0
-            recent = self._order.go_to_iter(skips, keep)
+            recent = self._order.go_to_iter(done if skips else 0, keep)
             loop.dataloader_iterator = _AdvancedIterator(self._order, skips)
         for hook in runner.hooks:
             if isinstance(hook, RoundHook) and recent:
@@ -186,7 +190,7 @@ class ExactResumeHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, RoundHook) and recalibrated_norms(model) and needed:
                 most = hook.batches.maxlen or 0
-                return most if min(needed) - runner.iter < most else 0
+                return most if hook.pace.is_needed or min(needed) - runner.iter < most else 0
         return 0
 
     def _report(self, runner: Runner, before: dict, same: bool) -> None:

@@ -39,6 +39,10 @@ class ResISTHook(RoundHook):
         outer (dict, optional): A step of SGD on the mean of the shared part, which costs no byte:
             ``dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)``; with ``blocks=True`` also on those of
             blocks, with which its momentum travels. See :class:`OuterStep`. Defaults to None: the mean.
+        blocks (str or list[int], optional): How many blocks each worker holds, where workers are not equally
+            fast. 'by_speed': as many as make the slowest iteration as short as possible, but at least
+            ``min_blocks``; the workers measure, and agree every ``speed_interval`` rounds. Or a list with the
+            number of each worker, such as ``[8, 6, 5, 3]``. Defaults to None: equal hands.
         **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
             ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
@@ -59,9 +63,10 @@ class ResISTHook(RoundHook):
         warmup_rounds: int = 0,
         activation_scale: float | None = None,
         outer: dict | None = None,
+        blocks: str | list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale, outer=outer), **kwargs)
+        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale, outer=outer, blocks=blocks), **kwargs)
 
     def announce(self, runner: Runner) -> None:
         """Log how the blocks are dealt out."""
@@ -69,7 +74,7 @@ class ResISTHook(RoundHook):
         protocol, num_blocks = self.protocol, self.engine.parts.num_blocks
         runner.logger.info(
             f'ResIST: {self.engine.num_workers} workers train sub-ResNets with '
-            f'{protocol.sampler.blocks_per_worker} of {num_blocks} partitioned blocks, '
+            f'{protocol.hands} of {num_blocks} partitioned blocks, '
             f'{self.local_iters} iterations a round; activation scale {protocol.scale:.4g}'
         )
         if self.engine.num_workers > 1 and protocol.assign(protocol.warmup_rounds).is_full:

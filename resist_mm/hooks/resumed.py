@@ -15,6 +15,7 @@ ROUND_KEY = 'resist_mm_round'
 SEED_KEY = 'resist_mm_seed'
 PROTOCOL_KEY = 'resist_mm_protocol'
 BAD_ROUNDS_KEY = 'resist_mm_bad_rounds'
+SPEEDS_KEY = 'resist_mm_speeds'
 
 
 def next_round(runner: Runner) -> int:
@@ -56,6 +57,8 @@ def continue_from(runner: Runner, engine: Engine) -> None:
     info = _info(runner)
     engine.round = next_round(runner)
     engine.bad_rounds.load_state_dict(info.get(BAD_ROUNDS_KEY, {}))
+    if engine.protocol.speeds is not None:
+        engine.protocol.speeds.load_state_dict(info.get(SPEEDS_KEY, {}))
     if PROTOCOL_KEY in info:
         engine.protocol.load_state_dict(info[PROTOCOL_KEY])
 
@@ -66,6 +69,8 @@ def remember(runner: Runner, engine: Engine) -> None:
     runner.message_hub.update_info(SEED_KEY, engine.protocol.seed)
     if engine.bad_rounds.drops:
         runner.message_hub.update_info(BAD_ROUNDS_KEY, engine.bad_rounds.state_dict())
+    if engine.protocol.speeds is not None:
+        runner.message_hub.update_info(SPEEDS_KEY, engine.protocol.speeds.state_dict())
     state = engine.protocol.state_dict()
     if state:
         runner.message_hub.update_info(PROTOCOL_KEY, state)

@@ -25,6 +25,7 @@ from .lone_modules import detach_from_others
 from .loss_watch import LossWatch
 from .moving_average import HookedAverage, averages_of, update_before
 from .of_runner import model_of, optimizers_of, run_on_batch
+from .pace import Pace, read_local_iters
 from .protocols import build_protocol
 from .resumed import common_seed, continue_from, remember
 from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
@@ -69,7 +70,16 @@ class RoundHook(Hook):
     Args:
         protocol (dict or RoundProtocol): Who holds what: ``dict(type='ResIST')``, ``dict(type='LocalSGD')``, or
             one that is registered in ``resist_mm.registry.PROTOCOLS``.
-        local_iters (int): Iterations of a round, l in the paper. Defaults to 50.
+        local_iters (int, str or dict): Iterations of a round, l in the paper. 'by_speed', or
+            ``dict(by_speed=200)``: these are the iterations of the fastest worker, and slower ones train fewer, so
+            that all rounds last equally long; in means a worker counts as much as it has iterations. For the
+            Runner a round has as many iterations on all workers: a slow one sits some of them out, evenly spread,
+            without loading data (:class:`Pace`). So schedules, epochs, validation and checkpoints stay in step,
+            and the learning rate is the same everywhere. An epoch has as many iterations as before, but slow
+            workers see only a part of their share of the data in it: the log says how much, and ``max_epochs`` or
+            ``max_iters`` may have to be larger. Defaults to 50.
+        speed_interval (int): Number of rounds after which the workers agree anew on how fast each is, if something
+            goes by speed. The speeds are in the checkpoint. Defaults to 5.
         momentum_restart_interval (int, optional): Number of rounds after which the
             optimizer's state is cleared (in the authors' scripts: after every round).
             Between restarts momentum is averaged and handed over with the parameters.
@@ -109,7 +119,7 @@ class RoundHook(Hook):
     def __init__(
         self,
         protocol: dict | RoundProtocol,
-        local_iters: int = 50,
+        local_iters: int | str | dict = 50,
         momentum_restart_interval: int | None = 1,
         bn: str = 'recalibrate',
         bn_batches: int = 8,
@@ -119,9 +129,11 @@ class RoundHook(Hook):
         bad_numbers: str = 'stop',
         max_bad_rounds: int = 3,
         max_loss_ratio: float | None = None,
+        speed_interval: int = 5,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
-        self._check_counts(local_iters=local_iters, momentum_restart_interval=interval)
+        most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
+        self._check_counts(local_iters=most, speed_interval=speed_interval, momentum_restart_interval=interval)
         self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval, max_bad_rounds=max_bad_rounds)
         name = type(self).__name__
         if seed is not None:
@@ -131,7 +143,9 @@ class RoundHook(Hook):
         if max_loss_ratio is not None and not (is_number(max_loss_ratio) and max_loss_ratio > 1):
             raise ValueError(f'{name}.max_loss_ratio must be None or a number above 1, got {max_loss_ratio!r}')
         self.protocol = build_protocol(protocol)
-        self.local_iters = local_iters
+        self.local_iters = most
+        self.iters_by_speed = self.protocol.iters_by_speed = iters_by_speed or self.protocol.iters_by_speed
+        self.speed_interval = self.protocol.speed_interval = speed_interval
         self.momentum_restart_interval = momentum_restart_interval
         self.bn = bn
         self.bn_batches = bn_batches
@@ -189,11 +203,17 @@ class RoundHook(Hook):
         for average in self._averages:
             average.begin(self.engine)
         continue_from(runner, self.engine)
+        keep = self._batches.maxlen or 0
+        self.pace = Pace(runner, self.protocol, self.local_iters, self._position, keep)
         self._log = RoundLog(runner, self.engine)
         remember(runner, self.engine)
         self.announce(runner)
         warn_of_scaled_lr(runner, self.engine.num_workers)
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Count the batches of the epoch."""
+        self.pace.before_epoch(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Exchange if the round is full; begin a round if none is running."""
@@ -203,8 +223,10 @@ class RoundHook(Hook):
         elif self._iters_done >= self.local_iters:
             self._end_round(runner, whole=False)
         else:
+            self.pace.before_iter()
             return
         self._iters_done = 0
+        self.pace.begin_round(self.engine)
         self._began = now()
         self._log.begin()
 
@@ -212,10 +234,12 @@ class RoundHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Count the iteration; make the model whole if a checkpoint is about to be saved."""
+        if not self.pace.sits_out:
+            self.pace.after_iter(outputs)
+            self._batches.append(data_batch)
+            if self._losses is not None:
+                self._losses.see(outputs)
         self._iters_done += 1
-        self._batches.append(data_batch)
-        if self._losses is not None:
-            self._losses.see(outputs)
         if any(saves_after_iter(hook, runner) for hook in runner.hooks):
             self._make_whole(runner, 'a checkpoint')
 
@@ -257,9 +281,11 @@ class RoundHook(Hook):
     def _end_round(self, runner: Runner, whole: bool, exact: bool = True) -> None:
         engine = self.engine
         assert engine is not None and engine.assignment is not None
-        index, depth = engine.round, len(engine.assignment.blocks(engine.rank))
-        ended = now()
-        traffic = engine.exchange(whole, '' if self._losses is None else self._losses.complaint(runner), exact)
+        index, ended, waited = engine.round, now(), engine.transport.waited_sec
+        counts = self.pace.counts(self._iters_done)
+        self.protocol.trained(engine.rank, index, counts, ended - self._began)
+        complaint = '' if self._losses is None else self._losses.complaint(runner)
+        traffic = engine.exchange(whole, complaint, exact)
         exchange_sec = now() - ended
         if engine.rank in engine.bad_rounds.left_out:
             self._batches.clear()  # one of them may be what made the numbers bad
@@ -268,8 +294,12 @@ class RoundHook(Hook):
             traffic += self._settle_buffers(runner, engine)
         if self._losses is not None:
             self._losses.end_round(counts=engine.rank not in engine.bad_rounds.left_out)
-        self._log.end(index, depth, self._iters_done, traffic, ended - self._began, exchange_sec)
+        waited = engine.transport.waited_sec - waited
+        self._log.end(index, counts[engine.rank], traffic, ended - self._began, exchange_sec, waited)
         remember(runner, engine)
+
+    def _position(self) -> int:
+        return self.local_iters if self.engine is None or self.engine.in_sync else self._iters_done
 
     def _settle_buffers(self, runner: Runner, engine: Engine) -> Traffic:
         how = (engine, self.bn == 'average', list(self._batches), partial(run_on_batch, runner))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import json
+from pathlib import Path
 
-import torch
 from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic
 from resist_mm.rounds import Engine
 from resist_mm.rounds.bad_rounds import in_words
+from resist_mm.rounds.clock import now
 
 from .cuts import cut_rounds, dataloader_length, whole_model_iters
 
@@ -17,10 +18,11 @@ __all__ = ['RoundLog', 'now', 'warn_of_cuts', 'warn_of_scaled_lr']
 
 TOLERATED_CUTS = 0.1
 MB = 1e6
+ROUNDS_FILE = 'rounds.jsonl'  # beside the log: an object for each round that has ended
 
 
 class RoundLog:
-    """Logs each round, as scalars ``train/...`` and as a line.
+    """Logs each round, as scalars ``train/...`` and as a line; worker 0 records who held what.
 
     Args:
         runner (Runner): Of the run.
@@ -29,37 +31,48 @@ class RoundLog:
 
     def __init__(self, runner: Runner, engine: Engine) -> None:
         self.runner, self.engine = runner, engine
+        self._assignment = engine.assignment
+        self._records = engine.rank == 0
 
     def begin(self) -> None:
         """Log that a round begins."""
         self._show(round=self.engine.round)
-        assignment = self.engine.assignment
+        self._assignment = assignment = self.engine.assignment
         if assignment is not None and assignment.num_blocks:
             self._show(depth=len(assignment.blocks(self.engine.rank)))
 
     def end(
-        self, index: int, depth: int, iters: int, traffic: Traffic, compute_sec: float, exchange_sec: float
+        self,
+        index: int,
+        iters: int,
+        traffic: Traffic,
+        compute_sec: float,
+        exchange_sec: float,
+        wait_sec: float,
     ) -> None:
         """Log that a round has ended.
 
         Args:
             index (int): Index of the round.
-            depth (int): Number of partitioned blocks that this worker held.
-            iters (int): Number of iterations.
+            iters (int): Number of iterations that this worker trained.
             traffic (Traffic): Bytes moved by the exchange.
             compute_sec (float): Seconds of the iterations.
             exchange_sec (float): Seconds of the exchange.
+            wait_sec (float): Seconds of these in which this worker waited in votes for the others.
         """
         self._show(
             compute_sec=compute_sec,
             exchange_sec=exchange_sec,
+            wait_sec=wait_sec,
             sent_mb=traffic.sent / MB,
             received_mb=traffic.received / MB,
             total_mb=traffic.total / MB,
             buffer_mb=traffic.buffers / MB,
         )
         self._show_bad_rounds(index)
-        num_blocks = self.engine.parts.num_blocks
+        assert self._assignment is not None
+        num_blocks, depth = self._assignment.num_blocks, len(self._assignment.blocks(self.engine.rank))
+        self._record(index, iters)
         self.runner.logger.info(
             f'Round {index}: '
             + (f'depth {depth} of {num_blocks} blocks, ' if num_blocks else '')
@@ -77,6 +90,28 @@ class RoundLog:
                 f'Round {index} goes on without what is bad: {in_words(bad.left_out)}. Bad rounds so far: '
                 f'{bad.count}, of which {bad.in_a_row} in a row (max_bad_rounds={bad.most})'
             )
+
+    def _record(self, index: int, iters: int) -> None:
+        """Append a round to the file of rounds."""
+        assignment = self._assignment
+        if assignment is None or not self._records:
+            return
+        workers = range(assignment.num_workers)
+        of_round = dict(
+            round=index,
+            iters=iters,
+            blocks=assignment.num_blocks,
+            # in a warm-up, and in local SGD, of everything: not listed
+            held='all' if assignment.is_full else [assignment.blocks(worker) for worker in workers],
+            left_out=sorted(self.engine.bad_rounds.left_out),
+            whole=self.engine.in_sync,
+        )
+        try:
+            with Path(self.runner.log_dir, ROUNDS_FILE).open('a') as file:
+                file.write(json.dumps(of_round, separators=(',', ':')) + '\n')
+        except OSError as error:  # no reason to stop training
+            self._records = False
+            self.runner.logger.warning(f'{ROUNDS_FILE} cannot be written and will lack rounds: {error}')
 
     def end_early(self, index: int, iters: int, local_iters: int, reason: str) -> None:
         """Log that a round ends before it is full."""
@@ -119,10 +154,3 @@ def warn_of_cuts(runner: Runner, local_iters: int, num_workers: int) -> None:
             f'model: choose intervals that are multiples of local_iters={local_iters} iterations '
             f'(an epoch has {dataloader_length(runner)}), or larger ones'
         )
-
-
-def now() -> float:
-    """Seconds on a clock, once the GPU has finished its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

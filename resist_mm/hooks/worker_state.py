@@ -33,6 +33,7 @@ def worker_state(runner: Runner) -> dict[str, Any]:
         torch=torch.get_rng_state(),
         loss_scalers=[scaler.state_dict() for scaler in _loss_scalers(runner)],
         usual_losses=[hook.losses.usual for hook in _watching(runner)],
+        paces=[hook.pace.state_dict() for hook in _pacing(runner)],
     )
     if any(residual.count_nonzero() for _, residual in _residuals(runner)):
         # only if the model was made whole without them: as large as the shared part
@@ -57,13 +58,15 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def set_training_state(runner: Runner, states: dict[str, Any]) -> None:
-    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP), residuals and usual losses."""
+    """Set what else :func:`worker_state` has returned: loss scalers (AMP), residuals, usual losses, paces."""
     for scaler, state in zip(_loss_scalers(runner), states['loss_scalers'], strict=False):
         scaler.load_state_dict(state)
     for (part, residual), kept in zip(_residuals(runner), states.get('residuals', []), strict=False):
         part.residual = kept.to(residual)
     for hook, usual in zip(_watching(runner), states['usual_losses'], strict=False):
         hook.losses.usual = usual
+    for hook, state in zip(_pacing(runner), states.get('paces', []), strict=False):
+        hook.pace.load_state_dict(state)
 
 
 def _loss_scalers(runner: Runner) -> list[Any]:
@@ -80,3 +83,7 @@ def _residuals(runner: Runner) -> list[tuple[Part, Tensor]]:
 
 def _watching(runner: Runner) -> list[Any]:
     return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.losses is not None]
+
+
+def _pacing(runner: Runner) -> list[Any]:
+    return [hook for hook in runner.hooks if isinstance(hook, RoundHook) and hook.protocol.speeds is not None]

@@ -63,6 +63,10 @@ class Assignment:
         """The assignment in which every worker holds every block (local SGD)."""
         return cls([range(num_blocks)] * num_workers, num_blocks, weights)
 
+    def weighted(self, weights: Sequence[float] | None) -> Assignment:
+        """The same blocks with other weights of workers."""
+        return Assignment(self._blocks, self.num_blocks, weights)
+
     @cached_property
     def _holders(self) -> tuple[tuple[int, ...], ...]:
         holders: list[list[int]] = [[] for _ in range(self.num_blocks)]

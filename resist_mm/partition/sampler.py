@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle, islice
 from random import Random
 
@@ -23,7 +24,9 @@ class PartitionSampler:
     its start again: several workers then share a block (Sec. 2.6, "Subnetwork
     depth"), as evenly as possible.
 
-    The assignment depends only on ``seed`` and the round index. It never has to be
+    Where workers differ, the sizes of their hands can be given for each round instead (:meth:`sample`).
+
+    The assignment depends only on ``seed``, the round index and these sizes. It never has to be
     sent, and training may resume with another number of workers.
 
     Args:
@@ -75,11 +78,13 @@ class PartitionSampler:
         """
         return sum(self.blocks_per_worker) / (self.num_workers * self.num_blocks)
 
-    def sample(self, round_index: int) -> Assignment:
+    def sample(self, round_index: int, hands: Sequence[int] | None = None) -> Assignment:
         """Deal the blocks for a round.
 
         Args:
             round_index (int): Index of the round, from 0.
+            hands (Sequence[int], optional): By worker, how many blocks it gets, at least ``num_blocks`` together;
+                see :func:`check_hands`. Defaults to None: equal hands.
 
         Returns:
             Assignment: The same on every worker.
@@ -91,8 +96,13 @@ class PartitionSampler:
         _check_integer('round_index', round_index, least=0)
         rng = Random(f'resist_mm partition {self.seed} {round_index}')
         deck = cycle(_shuffled(range(self.num_blocks), rng))
-        hands = [list(islice(deck, size)) for size in self.blocks_per_worker]
-        return Assignment(_shuffled(hands, rng), self.num_blocks)
+        if hands is None:
+            dealt = _shuffled([list(islice(deck, size)) for size in self.blocks_per_worker], rng)
+        else:
+            # in random order, so that any two workers share blocks equally often
+            dealt_to = {w: list(islice(deck, hands[w])) for w in _shuffled(range(len(hands)), rng)}
+            dealt = [dealt_to[worker] for worker in range(len(hands))]
+        return Assignment(dealt, self.num_blocks)
 
 
 def _check_integer(name: str, value: object, least: int | None = None) -> None:

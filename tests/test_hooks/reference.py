@@ -76,17 +76,20 @@ def simulate_with_average(
     keep_momentum: bool = False,
     rate: Callable[[int], float] = lambda it: 1.0,
     bad: Mapping[int, Collection[int]] | None = None,
+    counts: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Weights, Weights]:
     """As :func:`simulate`, with a moving average of the weights.
 
     Args:
         rate: How much the weights after an iteration, counted from 0, count in their average.
         bad: By round, the workers whose training in it does not count.
+        counts: By round, the iterations of each worker, instead of ``local_iters``; in means each of them counts.
 
     Returns:
         The parameters of the whole model after the last round, and their average.
     """
     num_workers = len(batches)
+    taken = [0] * num_workers
     velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
     averages = {name: value.clone() for name, value in weights.items()}
     for round_index, assignment in enumerate(assignments):
@@ -97,7 +100,9 @@ def simulate_with_average(
             w = {name: weights[name].clone() for name in mine}
             v = {name: velocity[name].clone() for name in mine}
             a = {name: averages[name].clone() for name in mine}
-            for it in range(round_index * local_iters, (round_index + 1) * local_iters):
+            count = local_iters if counts is None else counts[round_index][worker]
+            taken[worker] += count
+            for it in range(taken[worker] - count, taken[worker]):
                 images, labels = batches[worker][it]
                 leaves = {name: value.clone().requires_grad_() for name, value in w.items()}
                 loss = F.cross_entropy(toy_logits(leaves, images, blocks, 1.0), labels)
@@ -114,7 +119,11 @@ def simulate_with_average(
                 velocity[name] = torch.zeros_like(weights[name])
                 continue
             weights[name], velocity[name], averages[name] = (
-                torch.stack([trained[h][i][name] for h in holders]).mean(0) for i in range(3)
+                torch.stack([trained[h][i][name] for h in holders]).mean(0)
+                if counts is None
+                else sum(counts[round_index][h] * trained[h][i][name] for h in holders)
+                / sum(counts[round_index][h] for h in holders)
+                for i in range(3)
             )
             if not keep_momentum:
                 velocity[name] = torch.zeros_like(weights[name])

@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from ...config_hooks import ROUND_HOOKS
+from ...convert import resolve_references
 from ...convert.build import build_to_look_at
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
@@ -59,6 +60,7 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
     """
     try:
         cfg = Config.fromfile(path)
+        resolve_references(cfg)
     except (AttributeError, KeyError, SyntaxError, TypeError) as error:
         raise ValueError(f'{path} cannot be read as a config: {error}') from None
     if 'model' not in cfg:

@@ -31,14 +31,20 @@ class LocalModel(nn.Module):
 
     Args:
         module (nn.Module): The model, with mmengine's ``train_step`` interface.
+
+    Attributes:
+        instead: What ``train_step`` returns without doing anything, while this worker sits out an iteration.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.instead: dict | None = None
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict:
         """One local iteration of this worker; like ``BaseModel.train_step``."""
+        if self.instead is not None:
+            return self.instead
         with not_distributed():
             return self.module.train_step(data, optim_wrapper)  # type: ignore[operator]
 

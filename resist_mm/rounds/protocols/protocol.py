@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resist_mm.partition import Assignment
 
+from ..agreed_speeds import AgreedSpeeds
 from ..part import Part, Parts
 from ..states import TravellingState
 
@@ -27,12 +28,22 @@ class RoundProtocol:
         needs_reference: Whether parts keep their value from the start of the round, as ``part.reference``.
         seed: Seed of its random choices. None until :meth:`set_up`: the hooks take the seed of the run, the
             engine alone takes 0.
+        hands_by_speed: Whether :meth:`assign` looks at ``speeds``.
+        iters_by_speed: Whether slower workers train fewer iterations, so that all rounds last equally long. A
+            worker counts in means as much as it has iterations.
+        speed_interval: Number of rounds after which workers agree anew on their speeds.
+        speeds: The speeds of workers, if one of the two needs them; made by :meth:`set_up`.
     """
 
     deals_blocks = True
     states: Sequence[TravellingState] = ()
     needs_reference = False
     seed: int | None = None
+    hands_by_speed = False
+    iters_by_speed = False
+    speed_interval = 5
+    speeds: AgreedSpeeds | None = None
+    _iterations: Sequence[int] | None = None  # of each worker in this round, once it is trained
 
     @property
     def changes_means(self) -> bool:
@@ -47,10 +58,48 @@ class RoundProtocol:
         """
         self.parts = parts
         self.num_workers = num_workers
+        if self.hands_by_speed or self.iters_by_speed:
+            self.speeds = AgreedSpeeds(num_workers, self.speed_interval)
 
     def assign(self, round_index: int) -> Assignment:
         """Who holds which blocks in a round, and the weight of each worker in means."""
         raise NotImplementedError
+
+    def iterations(self, round_index: int, local_iters: int) -> list[int]:
+        """How many iterations each worker trains in a round, the same answer on all workers.
+
+        Args:
+            round_index (int): Index of the round, which must not have been exchanged yet.
+            local_iters (int): Iterations of the fastest worker.
+        """
+        speeds = self.speeds.current if self.speeds is not None and self.iters_by_speed else None
+        if speeds is None:
+            return [local_iters] * self.num_workers
+        dealt = self.assign(round_index)
+        hands = [len(dealt.blocks(worker)) for worker in range(self.num_workers)]
+        return speeds.iterations(hands, local_iters)
+
+    def trained(self, worker: int, round_index: int, iterations: Sequence[int], seconds: float) -> None:
+        """Called before an exchange.
+
+        Args:
+            worker (int): This worker.
+            round_index (int): Index of the round.
+            iterations (Sequence[int]): How many iterations each worker has trained, the same on all workers.
+            seconds (float): Seconds that this worker has trained.
+        """
+        self._iterations = iterations if len(set(iterations)) > 1 else None
+        if self.speeds is not None:
+            self.speeds.see(iterations[worker], seconds, len(self.assign(round_index).blocks(worker)))
+
+    def weigh(self, assignment: Assignment) -> Assignment:
+        """The assignment of the round that ends, with the weights that workers have in means.
+
+        Where they trained different numbers of iterations, these are the weights: as batches are equally large,
+        every sample counts the same.
+        """
+        iterations, self._iterations = self._iterations, None
+        return assignment if iterations is None else assignment.weighted(iterations)
 
     def travelling(
         self, states: Sequence[TravellingState], round_index: int, whole: bool

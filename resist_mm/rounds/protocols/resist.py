@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resist_mm.partition import Assignment, PartitionSampler
+from resist_mm.partition import Assignment, PartitionSampler, check_hands
 
 from ..arguments import check_count, check_integer, is_number
 from ..part import Parts
@@ -28,9 +28,17 @@ class ResIST(SteppedProtocol):
         seed (int, optional): Seed of the partition. Defaults to None: that of the run, or 0 without hooks.
         outer (dict, optional): A step of SGD on the mean of the shared part, which costs no byte, and on demand on
             those of blocks; see :class:`OuterStep`. Defaults to None: the mean.
+        blocks (str or Sequence[int], optional): How many blocks each worker holds, where workers are not equally
+            fast. 'by_speed': as many as make the slowest iteration as short as possible, but at least
+            ``min_blocks``; the workers measure and agree every ``speed_interval`` rounds, and until the first time
+            hands are equal. A list has the number of each worker, such as ``[8, 6, 5, 3]``; without ``min_blocks``
+            they may be as small as 0. Defaults to None: equal hands.
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Example:
+        >>> engine = Engine(model, optimizer, ResIST(min_blocks=2, blocks=[8, 6, 5, 3]))
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class ResIST(SteppedProtocol):
         activation_scale: float | None = None,
         seed: int | None = None,
         outer: Mapping[str, Any] | None = None,
+        blocks: str | Sequence[int] | None = None,
     ) -> None:
         super().__init__(outer)
         if min_blocks is not None:
@@ -55,6 +64,14 @@ class ResIST(SteppedProtocol):
         self.warmup_rounds = warmup_rounds
         self.activation_scale = activation_scale
         self.seed = seed
+        self.hands_by_speed = blocks == 'by_speed'
+        if not self.hands_by_speed and not isinstance(blocks, list | tuple | None):
+            raise ValueError(
+                f"ResIST.blocks must be 'by_speed', a list with the number of blocks of each worker, or None for "
+                f'equal hands, got {blocks!r}'
+            )
+        self.blocks = blocks
+        self._given: Sequence[int] | None = None if self.hands_by_speed else blocks  # type: ignore[assignment]
 
     def set_up(self, parts: Parts, num_workers: int) -> None:
         """Make the sampler, and set the activation scale.
@@ -66,15 +83,32 @@ class ResIST(SteppedProtocol):
         if not parts.num_blocks:
             raise ValueError('ResIST deals out the blocks of a partitioned stage, but the model has none')
         self.sampler = PartitionSampler(parts.num_blocks, num_workers, self.min_blocks, self.seed or 0)
+        if self._given is not None:
+            check_hands('ResIST.blocks', self._given, parts.num_blocks, num_workers, self.min_blocks or 0)
         parts.set_scale(self.scale)
 
     @property
     def scale(self) -> float:
         """The activation scale of the whole model."""
-        return self.sampler.share if self.activation_scale is None else self.activation_scale
+        if self.activation_scale is not None:
+            return self.activation_scale
+        if self._given is not None:
+            return sum(self._given) / (self.num_workers * self.parts.num_blocks)
+        return self.sampler.share
+
+    @property
+    def hands(self) -> list[int]:
+        """How many blocks each worker holds after the warm-up, by rank; equal hands are dealt in any order."""
+        return self._unequal_hands() or self.sampler.blocks_per_worker
 
     def assign(self, round_index: int) -> Assignment:
         """Deal the blocks; in a warm-up round every worker holds all of them."""
         if round_index < self.warmup_rounds:
             return Assignment.full(self.num_workers, self.parts.num_blocks)
-        return self.sampler.sample(round_index)
+        return self.sampler.sample(round_index, self._unequal_hands())
+
+    def _unequal_hands(self) -> list[int] | None:
+        if self._given is not None:
+            return list(self._given)
+        speeds = self.speeds.current if self.speeds is not None and self.hands_by_speed else None
+        return None if speeds is None else speeds.hands(self.parts.num_blocks, self.sampler.min_blocks)

@@ -16,9 +16,9 @@ __all__ = ['AgreedSpeeds']
 class AgreedSpeeds:
     """Measures this worker, and tells all workers every few rounds what each has measured.
 
-    From then on the speeds are data, the same on all workers and kept in checkpoints: a resumed run deals its blocks
-    as the run before would have until the next agreement. The first round of a process is slower than others and
-    is not measured.
+    From then on the speeds are data, the same on all workers and kept in checkpoints: a resumed run deals its
+    blocks as the run before would have until the next agreement. The first round of a process is slower than
+    others and is not measured.
 
     Args:
         num_workers (int): Number of workers.

@@ -54,8 +54,18 @@ flag = one_of(False, True)
 in_unit = lambda value: number(value) and 0 < value <= 1  # noqa: E731
 codec = lambda value: value is None or value == dict(type='bf16')  # noqa: E731
 
+
+def _by_speed(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ['by_speed'] and at_least(1)(value['by_speed'])
+
+
+def hands(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(at_least(0), value))
+
+
 OF_ROUNDS: dict[str, Right] = dict(
-    local_iters=at_least(1),
+    local_iters=lambda value: at_least(1)(value) or value == 'by_speed' or _by_speed(value),
+    speed_interval=at_least(1),
     momentum_restart_interval=optional(at_least(1)),
     bn=one_of('recalibrate', 'average'),
     bn_batches=at_least(1),
@@ -67,7 +77,10 @@ OF_ROUNDS: dict[str, Right] = dict(
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )
 OF_RESIST: dict[str, Right] = dict(
-    min_blocks=optional(at_least(0)), warmup_rounds=at_least(0), activation_scale=optional(in_unit)
+    min_blocks=optional(at_least(0)),
+    warmup_rounds=at_least(0),
+    activation_scale=optional(in_unit),
+    blocks=lambda value: value is None or value == 'by_speed' or hands(value),
 )
 ARGUMENTS: dict[type, dict[str, Right]] = {
     RoundHook: OF_ROUNDS | dict(protocol=lambda value: value == dict(type='LocalSGD')),

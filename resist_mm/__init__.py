@@ -15,7 +15,14 @@ from .config_scope import register_config_scope
 from .ops.stand_in import install as install_ops
 from .version import __version__
 
-__all__ = ['__version__', 'to_ddp', 'to_local_sgd', 'to_resist']
+__all__ = [
+    'DetInferencer',
+    'ImageClassificationInferencer',
+    '__version__',
+    'to_ddp',
+    'to_local_sgd',
+    'to_resist',
+]
 
 _PARTS = (
     'analysis',
@@ -25,6 +32,7 @@ _PARTS = (
     'evaluation',
     'exchange',
     'hooks',
+    'inference',
     'launch',
     'models',
     'ops',
@@ -41,5 +49,6 @@ def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return import_module(f'{__name__}.{name}')
     if name in __all__:
-        return getattr(import_module(f'{__name__}.convert'), name)
+        part = 'inference' if name.endswith('Inferencer') else 'convert'
+        return getattr(import_module(f'{__name__}.{part}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.registry import Registry
 
+from .exchange.changes import Changes
 from .exchange.codec import BF16, Codec, Quantize, TopK
 from .registry import CODECS
 
@@ -14,6 +15,7 @@ __all__ = ['build_codec', 'build_from']
 CODECS.register_module('bf16', module=BF16)
 CODECS.register_module('quantize', module=Quantize)
 CODECS.register_module('topk', module=TopK)
+CODECS.register_module('changes', module=Changes)
 
 
 def build_codec(cfg: dict | Codec | None) -> Codec | None:

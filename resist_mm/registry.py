@@ -9,9 +9,20 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ['CODECS', 'DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'MODEL_WRAPPERS', 'PROTOCOLS']
+__all__ = [
+    'CODECS',
+    'DATASETS',
+    'FUNCTIONS',
+    'HOOKS',
+    'METRICS',
+    'MODELS',
+    'MODEL_WRAPPERS',
+    'OPTIM_WRAPPERS',
+    'PROTOCOLS',
+]
 
 SCOPE = 'resist_mm'
 
@@ -27,6 +38,12 @@ MODELS = Registry(
 MODEL_WRAPPERS = Registry(
     'model_wrapper',
     parent=MMENGINE_MODEL_WRAPPERS,
+    scope=SCOPE,
+    locations=['resist_mm.models.wrappers'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
     scope=SCOPE,
     locations=['resist_mm.models.wrappers'],
 )

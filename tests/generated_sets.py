@@ -72,12 +72,12 @@ def make_image_folders(root: Path, splits: tuple[str, ...], classes: tuple[str, 
 
 
 def make_voc(root: Path) -> Path:
-    """``VOC2007`` and ``VOC2012``, two images each in trainval and test."""
+    """``VOC2007`` and ``VOC2012``, four images each in trainval and test."""
     for year in ('VOC2007', 'VOC2012'):
         for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
             (root / year / name).mkdir(parents=True)
         for split in ('trainval', 'test'):
-            ids = [f'{split}{i}' for i in range(2)]
+            ids = [f'{split}{i}' for i in range(4)]
             (root / year / 'ImageSets/Main' / f'{split}.txt').write_text('\n'.join(ids))
             for i, image_id in enumerate(ids):
                 pixels = np.random.default_rng(i).integers(256, size=(60, 80, 3), dtype=np.uint8)

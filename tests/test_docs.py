@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from resist_mm.version import __version__
+
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = sorted(
     '.'.join(path.relative_to(ROOT).with_suffix('').parts)
@@ -46,3 +48,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     for name in ('resist_mm.hooks.ResISTHook', 'resist_mm.rounds.Engine', 'resist_mm.exchange.codec.TopK'):
         assert any(f'id="{name}"' in page.read_text() for page in (tmp_path / 'api').glob('*.html')), name
+
+
+def test_the_citation_names_this_version():
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text()

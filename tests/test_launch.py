@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import mmengine.fileio.file_client
+import mmengine.logging
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import FileClient
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -225,3 +229,18 @@ def test_the_runner_gets_the_default_timeout_too(monkeypatch, started, env_cfg):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     launch.init_distributed(cfg)
     assert started['timeout'] == 600
+
+
+def test_libraries_are_quiet_about_what_users_cannot_change(monkeypatch):
+    said: list[str] = []
+    for module in (mmengine.logging, mmengine.fileio.file_client):
+        monkeypatch.setattr(module, 'print_log', lambda message, *_, **__: said.append(message))
+    with warnings.catch_warnings(record=True) as caught:
+        launch.quiet_libraries()
+        FileClient.infer_client(uri='some/folder')  # as mmengine's hooks do
+        mmengine.logging.print_log('Could not import OneDL. Skipping OneDL datasets.')
+        mmengine.logging.print_log('The folder is full')
+        warnings.warn('faster_coco_eval is not installed, metrics will not be computed.', stacklevel=1)
+        warnings.warn('The disk is full', stacklevel=1)
+    assert said == ['The folder is full']
+    assert [str(warning.message) for warning in caught] == ['The disk is full']

@@ -18,10 +18,14 @@ LAYERS: dict[str, tuple[set[str], bool]] = {
     'checkpoint': (set(), True),
     'launch': ({'config_hooks'}, True),
     'convert': ({'models', 'partition', 'registry', 'config_hooks', 'config_values', 'checkpoint'}, True),
+    'inference': ({'checkpoint', 'convert', 'datasets', 'registry'}, True),
     'datasets': ({'registry'}, True),
     'evaluation': ({'registry'}, True),
     'analysis': (
-        {'partition', 'exchange', 'models', 'rounds', 'convert', 'registry', 'builders', 'config_hooks', 'ops'},
+        {
+            *('partition', 'exchange', 'models', 'rounds', 'convert', 'checkpoint', 'datasets'),
+            *('registry', 'builders', 'config_hooks', 'ops', 'version'),
+        },
         True,
     ),
     'hooks': ({'rounds', 'exchange', 'models', 'datasets', 'registry', 'builders', 'checkpoint'}, True),

@@ -16,9 +16,17 @@ from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
-from resist_mm.convert import Options, change_config, read_config
+from resist_mm.convert import Options, read_config
 from resist_mm.datasets.checks import check_data_sets
-from resist_mm.launch import begin_worker, end_with, finish_distributed, init_distributed, record_failures
+from resist_mm.launch import (
+    begin_worker,
+    draw_on_all_workers,
+    end_with,
+    finish_distributed,
+    init_distributed,
+    quiet_libraries,
+    record_failures,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and metrics; default: work_dirs/CONFIG')
     parser.add_argument('--out', help='file to write the predictions to, .pkl')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for drawn predictions, relative to the folder of this run')
+    parser.add_argument('--show-dir', help='folder for drawn predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which a window is shown')
     parser.add_argument(
         '--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ..., or key="[a,b]"'
@@ -51,9 +59,8 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and apply the command line to it."""
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    change_config(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -67,7 +74,9 @@ def load_config(args: argparse.Namespace) -> Config:
                 f'--show and --show-dir are for detection; {args.config} has no default_hooks.visualization '
                 "(dict(type='DetVisualizationHook') draws boxes)"
             )
-        hook.update(draw=True, show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
+        # mmdet would put a relative one into the folder of this run, work_dir/TIME
+        folder = osp.abspath(args.show_dir) if args.show_dir else None
+        hook.update(draw=True, show=args.show, wait_time=args.wait_time, test_out_dir=folder)
     return cfg
 
 
@@ -75,6 +84,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     begin_worker()
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:
@@ -85,12 +95,15 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    draw_on_all_workers(runner)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     try:
         runner.test()
     except CheckpointError as error:
         end_with(error)
+    if args.show_dir:
+        runner.logger.info(f'Pictures are in {args.show_dir}')
     finish_distributed()
 
 

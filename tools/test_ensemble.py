@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
-from resist_mm.convert import Options, change_config, read_config
-from resist_mm.launch import end_with
+from resist_mm.convert import Options, read_config
+from resist_mm.launch import end_with, quiet_libraries
 from resist_mm.registry import MODELS
 
 
@@ -68,13 +68,13 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=100, help='for measuring the time; default: 100')
     parser.add_argument('--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
+    quiet_libraries()
     load_safely(args.trust_checkpoint)
     for checkpoint in args.checkpoints:
         if not osp.isfile(checkpoint):
             parser.error(f'there is no checkpoint {checkpoint}')
     try:
-        cfg = read_config(args.config)
-        change_config(cfg, args.cfg_options)
+        cfg = read_config(args.config, args.cfg_options)
         whole = None if args.whole is None else read_config(args.whole)
         for read in (cfg, whole) if whole is not None else (cfg,):
             check_has_model(read)

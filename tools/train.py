@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from resist_mm.checkpoint import CheckpointError, WorkDirInUse, load_safely
 from resist_mm.config_values import check_has_model, check_values
-from resist_mm.convert import Converted, Options, add_arguments, change_config, convert_as_asked, read_config
+from resist_mm.convert import Converted, Options, add_arguments, convert_as_asked, read_config
 from resist_mm.datasets.annotations import DataError, empty_sets_explained
 from resist_mm.datasets.checks import check_data_sets
 from resist_mm.hooks import CannotResume, DataCheckHook, ExactResumeHook, begin_run
@@ -24,6 +24,7 @@ from resist_mm.launch import (
     end_with,
     finish_distributed,
     init_distributed,
+    quiet_libraries,
     record_failures,
     resumes_by_itself,
     scale_lr_by_one_worker,
@@ -71,9 +72,8 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Converted:
     """Read the config file and apply the command line to it; returns what a conversion has changed, too."""
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    change_config(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -102,6 +102,7 @@ def load_config(args: argparse.Namespace) -> Converted:
 def main() -> None:
     """Train."""
     begin_worker()
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)
     try:

@@ -22,7 +22,13 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 default_hooks = dict(
-    checkpoint=dict(type='resist_mm.SafeCheckpointHook', interval=10, save_best='pascal_voc/loss', rule='less')
+    checkpoint=dict(
+        type='resist_mm.SafeCheckpointHook',
+        interval=10,
+        max_keep_ckpts=3,  # each has 340 MB, momentum included
+        save_best=['pascal_voc/loss', 'pascal_voc/mAP'],
+        rule=['less', 'greater'],
+    )
 )
 # by default mmengine averages every logged value with "loss" in its name over earlier values, even the test loss
 log_processor = dict(mean_pattern=r'^(train/)?(loss|time|data_time|grad_norm)')

@@ -6,6 +6,7 @@
 _base_ = ['../_base_/protocols/resist.py', 'mmdet::_base_/default_runtime.py']
 
 data_root = '{{$RESIST_MM_SHAPES:data/shapes/}}'
+image_size = (128, 128)  # width and height of the network's input, multiples of 16
 # the classes of resist_mm.datasets.make_shapes_voc
 metainfo = dict(
     classes=('circle', 'square', 'triangle', 'star', 'cross'),
@@ -50,12 +51,13 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(128, 128), keep_ratio=False),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

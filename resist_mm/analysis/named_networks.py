@@ -112,6 +112,8 @@ CODECS: dict[str, dict | None] = dict(
     bf16=dict(type='bf16'),
     **{f'q{bits}': dict(type='quantize', bits=bits) for bits in range(8, 3, -1)},
     topk25=dict(type='topk', share=0.25),
+    **{f'c{bits}': dict(type='changes', bits=bits) for bits in (4, 3, 2)},
+    c2_topk3=dict(type='changes', bits=2, share=0.03),
 )
 """Configs of codecs by short names."""
 

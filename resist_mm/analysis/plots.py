@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
 
-__all__ = ['plot_costs', 'plot_losses', 'plot_training']
+__all__ = ['plot_costs', 'plot_course', 'plot_losses', 'plot_training']
 
 COLOURS = dict(resist='#2266aa', local_sgd='#ee8833', ddp='#888888', gpipe='#44aa77')
 LINES = ['-', '--', ':', '-.']
@@ -119,4 +119,45 @@ def plot_losses(losses: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         axis.legend()
     axes[0].set_ylabel('loss of the whole network')
     fig.savefig(path, bbox_inches='tight')
+    plt.close(fig)
+
+
+def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str, title: str, path: str) -> None:
+    """Draw a metric against what training has cost, a line for each run.
+
+    Args:
+        courses (list[dict]): Of the runs: ``label``, ``protocol`` ('resist', 'local-sgd' or 'ddp'), ``values`` of
+            the metric, and costs by name, of the same length. Runs with one label, such as seeds, look alike.
+        by (str): Name of the costs to draw; positive numbers.
+        xlabel (str): The costs, in words.
+        ylabel (str): The metric, in words.
+        title (str): What was trained, in words.
+        path (str): The picture file; its suffix says the format.
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    labels = list(dict.fromkeys(course['label'] for course in courses))
+    styles: dict[str, tuple[str, str]] = {}
+    for label in labels:
+        protocol = next(course['protocol'] for course in courses if course['label'] == label).replace('-', '_')
+        before = [style for style in styles.values() if style[0] == COLOURS[protocol]]
+        styles[label] = (COLOURS[protocol], LINES[len(before) % len(LINES)])
+    shown: set[str] = set()
+    for course in courses:
+        label = course['label']
+        colour, line = styles[label]
+        axes.plot(
+            course[by],
+            course['values'],
+            line,
+            color=colour,
+            marker='.',
+            markersize=3,
+            linewidth=1.2,
+            label=None if label in shown else label,
+        )
+        shown.add(label)
+    axes.set(xscale='log', xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize='small')
+    fig.savefig(path, dpi=120)
     plt.close(fig)

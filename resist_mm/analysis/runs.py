@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ['RunSummary', 'read_run', 'read_test']
+__all__ = ['HeldRound', 'RunSummary', 'read_run', 'read_test']
 
 ROUND = re.compile(
     r'Round (?P<index>\d+): (?:depth (?P<depth>\d+) of (?P<blocks>\d+) blocks, )?(?P<iters>\d+) iterations in '
@@ -16,7 +16,27 @@ ROUND = re.compile(
 PROTOCOL = re.compile(r'(\d+) workers train sub-ResNets with \[([\d, ]+)\] of (\d+) partitioned blocks')
 WORKERS = re.compile(r'^\s*GPU number: (\d+)', re.MULTILINE)
 VALIDATED = re.compile(r'(?:Epoch|Iter)\(val\)(?: \[\d+\])? ?\[(\d+)/\1\](?!.*\beta: )')
+RESUMED = re.compile(r'resumed epoch: (?P<epoch>\d+), iter: (?P<iter>\d+)')
+EPOCH_ITERS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
+ROUNDS_FILE = 'rounds.jsonl'  # resist_mm/hooks/round_log.py writes it beside the log
 LENGTH = re.compile(r'^train_cfg = dict\([^()]*\bmax_(?:epochs|iters)=(\d+)', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class HeldRound:
+    """Who held what in a round.
+
+    Attributes:
+        blocks_of_workers: The partitioned blocks of worker 0, of worker 1, and so on; None: all held all of them.
+        num_blocks: Number of partitioned blocks.
+        left_out: The workers whose round did not count, because of bad numbers.
+        whole: Whether the model was made whole at its end.
+    """
+
+    blocks_of_workers: tuple[tuple[int, ...], ...] | None
+    num_blocks: int
+    left_out: tuple[int, ...] = ()
+    whole: bool = False
 
 
 @dataclass
@@ -31,8 +51,12 @@ class RunSummary:
         num_workers: Number of workers.
         length: Epochs, or iterations, of the whole run; None if the config does not say.
         validations: The metrics of every validation, by the step (iteration or epoch) after which it ran.
+        validated_at: The iteration of a validation, by its step.
         rounds_before: Number of rounds before a validation, by its step.
         iterations: Seconds per iteration, by the iteration at which they were logged.
+        losses: Training losses, by the iteration at which they were logged; of worker 0.
+        held: Who held what, by round; rounds of versions that did not record it are missing.
+        resumed_at: The iterations at which it was resumed.
     """
 
     workers: str
@@ -42,8 +66,12 @@ class RunSummary:
     num_workers: int = 1
     length: int | None = None
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
+    validated_at: dict[int, int] = field(default_factory=dict)
     rounds_before: dict[int, int] = field(default_factory=dict)
     iterations: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, dict[str, float]] = field(default_factory=dict)
+    held: dict[int, HeldRound] = field(default_factory=dict)
+    resumed_at: list[int] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -100,19 +128,24 @@ def read_run(work_dir: Path) -> RunSummary:
 def _read_log(path: Path, run: RunSummary) -> None:
     text = path.read_text()
     for match in PROTOCOL.finditer(text):
-        run.workers = f'{match[1]} workers, sub-ResNets with {match[2]} of {match[3]} partitioned blocks'
+        depths = ' or '.join(sorted(set(match[2].split(', ')), key=int))
+        run.workers = f'{match[1]} workers, sub-ResNets with {depths} of {match[3]} partitioned blocks'
     tested = path.with_suffix('.json')
     if tested.is_file():
         run.metrics = _first_record(tested)
-    trained, steps = _read_scalars(path.parent / 'vis_data/scalars.json', run)
+    trained, steps = _read_scalars(path.parent / 'vis_data/scalars.json', text, run)
+    held = _read_held(path.parent / ROUNDS_FILE)
     rounds_before, resumed = [], False
     for line in text.splitlines():
         if ended := ROUND.search(line):
             index = int(ended['index'])
             if not resumed:  # what an earlier run did beyond the checkpoint was lost
                 run.rounds = {i: of_round for i, of_round in run.rounds.items() if i < index}
+                run.held = {i: of_round for i, of_round in run.held.items() if i < index}
                 resumed = True
             run.rounds[index] = {key: float(value or 0) for key, value in ended.groupdict().items()}
+            if index in held:
+                run.held[index] = held[index]
             trained = True
         elif VALIDATED.search(line):
             rounds_before.append(max(run.rounds, default=-1) + 1)
@@ -129,18 +162,54 @@ def read_test(work_dir: Path) -> dict[str, float]:
     return _first_record(tested[-1]) if tested else {}
 
 
-def _read_scalars(path: Path, run: RunSummary) -> tuple[bool, list[int]]:
+def _read_scalars(path: Path, log: str, run: RunSummary) -> tuple[bool, list[int]]:
     """Read what was logged in a run; returns whether it trained, and the steps of its validations."""
-    trained, steps = False, []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        scalars = json.loads(line)
+    records = _records(path)
+    trained = any('lr' in record for record in records)
+    resumed, length = RESUMED.search(log), EPOCH_ITERS.search(log)
+    epoch, iteration = (int(resumed['epoch']), int(resumed['iter'])) if resumed else (0, 0)
+    if trained:
+        _forget_after(iteration, run)
+        run.resumed_at += [iteration] if iteration else []
+    steps = []
+    for scalars in records:
         if 'lr' in scalars:
-            run.iterations[scalars.get('iter', scalars['step'])] = scalars.get('time', 0.0)
-            trained = True
+            at = scalars.get('iter', scalars['step'])
+            run.iterations[at] = scalars.get('time', 0.0)
+            run.losses[at] = {name: value for name, value in scalars.items() if 'loss' in name}
         elif 'step' in scalars:
-            run.validations[scalars['step']] = scalars
-            steps.append(scalars['step'])
+            step = scalars['step']
+            run.validations[step] = scalars
+            run.validated_at[step] = iteration + (step - epoch) * int(length[1]) if length else step
+            steps.append(step)
     return trained, steps
+
+
+def _forget_after(iteration: int, run: RunSummary) -> None:
+    """Forget what an earlier run did beyond the checkpoint from which this one went on; 0: everything."""
+    run.iterations = {at: value for at, value in run.iterations.items() if at <= iteration}
+    run.losses = {at: value for at, value in run.losses.items() if at <= iteration}
+    run.resumed_at = [at for at in run.resumed_at if at < iteration]
+    lost = [step for step, at in run.validated_at.items() if at > iteration]
+    for step in lost:
+        del run.validations[step], run.validated_at[step]
+
+
+def _read_held(path: Path) -> dict[int, HeldRound]:
+    """Read who held what, by round."""
+    held = {}
+    for record in _records(path):
+        of_workers = None if record['held'] == 'all' else tuple(map(tuple, record['held']))
+        held[record['round']] = HeldRound(of_workers, record['blocks'], tuple(record['left_out']), record['whole'])
+    return held
+
+
+def _records(path: Path) -> list[dict]:
+    """The objects in a file, one on each line; without a last one that was cut off when the run was killed."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if lines and not lines[-1].rstrip().endswith('}'):
+        lines.pop()
+    return [json.loads(line) for line in lines if line]
 
 
 def _first_record(path: Path) -> dict:

@@ -3,7 +3,7 @@
 from .background import WriteQueue
 from .digest import DIGEST_KEY, add_digest, model_digest
 from .files import remove_leftovers, write_atomically, write_checkpoint, write_text
-from .loading import load_safely, verify_local_files
+from .loading import load_safely, read_from_anywhere, verify_local_files
 from .lock import WorkDirInUse, lock_folder
 from .newest import newest_whole
 from .reading import BrokenCheckpoint, CheckpointError, UntrustedCheckpoint, read_checkpoint
@@ -22,6 +22,7 @@ __all__ = [
     'model_digest',
     'newest_whole',
     'read_checkpoint',
+    'read_from_anywhere',
     'remove_leftovers',
     'snapshot',
     'verify_local_files',

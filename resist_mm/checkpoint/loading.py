@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from .allowed import allowed_globals
 from .reading import read_checkpoint, untrusted
 
-__all__ = ['load_safely', 'trusts', 'verify_local_files']
+__all__ = ['load_safely', 'read_from_anywhere', 'trusts', 'verify_local_files']
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # read by torch.load
 
@@ -48,6 +49,42 @@ def verify_local_files() -> None:
         return read_checkpoint(filename, map_location, trusts())
 
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def read_from_anywhere(filename: str, trust: bool = False) -> Any:
+    """Read a checkpoint to the CPU, from a local file or a URL; nothing else in this process changes.
+
+    Args:
+        filename (str): A file, or what mmengine knows how to download.
+        trust (bool): Whether it may run code. Defaults to False.
+
+    Returns:
+        Any: What it holds; usually a dict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or would run code.
+    """
+    if '://' not in filename:
+        return read_checkpoint(filename, 'cpu', trust)
+    loader = CheckpointLoader._get_checkpoint_loader(filename)
+    if trust:
+        return loader(filename, map_location='cpu')
+    with _code_refused():
+        return _refusing(loader)(filename, map_location='cpu')
+
+
+@contextmanager
+def _code_refused() -> Iterator[None]:
+    before = os.environ.get(FORCE_SAFE)
+    os.environ[FORCE_SAFE] = '1'
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORCE_SAFE]
+        else:
+            os.environ[FORCE_SAFE] = before
 
 
 def _refusing(loader: Callable) -> Callable:

@@ -11,7 +11,7 @@ from mmengine.config import Config, DictAction
 from .convert import LOCAL_SGD_HOOK, RESIST_HOOK, Converted, to_ddp, to_local_sgd, to_resist
 from .resumed import look_at_run
 
-__all__ = ['Options', 'add_arguments', 'change_config', 'convert_as_asked']
+__all__ = ['Options', 'add_arguments', 'convert_as_asked']
 
 
 class Options(DictAction):
@@ -52,21 +52,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         action='store_true',
         help='train this config data-parallel, also on CPUs; there SyncBN becomes BN',
     )
-
-
-def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Change a config by ``--cfg-options``, in place.
-
-    Raises:
-        ValueError: If an item is named that a list does not have, or a part of something that has none.
-    """
-    try:
-        cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError) as error:
-        message = f'--cfg-options: {str(error.args[0]).rstrip(".")}'
-        if any(key.startswith('custom_hooks') for key in options or {}):
-            message += '. Options of a hook that --resist or --local-sgd adds go behind these'
-        raise ValueError(message) from error
 
 
 def convert_as_asked(cfg: Config, args: Namespace, work_dir: str) -> Converted:

@@ -32,6 +32,7 @@ from .edits import (
     wrap_model,
 )
 from .read import read_config
+from .references import resolve_references
 
 __all__ = ['Converted', 'hook_options', 'to_ddp', 'to_local_sgd', 'to_resist']
 
@@ -171,7 +172,9 @@ def hook_options(hook: str) -> list[str]:
 
 def _copy(cfg: Config | str | Path) -> Config:
     if isinstance(cfg, Config):
-        return copy.deepcopy(cfg)
+        cfg = copy.deepcopy(cfg)
+        resolve_references(cfg)
+        return cfg
     if not isinstance(cfg, str | Path):
         raise TypeError(f'cfg must be a mmengine Config or the path of one, got a {type(cfg).__name__}')
     return read_config(cfg)

@@ -6,23 +6,75 @@ import os.path as osp
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 
-__all__ = ['read_config']
+from resist_mm.registry import SCOPE
+
+from .references import resolve_references
+
+__all__ = ['change_config', 'read_config']
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a config file.
+def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file, change it as the command line says, and put in the values that it refers to.
 
     Args:
         path (str or Path): A file; or ``PACKAGE::FILE``, one that an installed OpenMMLab package brings along.
+        options (dict, optional): Of ``--cfg-options``: ``{'train_cfg.max_epochs': 3}``. Defaults to None.
+
+    Returns:
+        Config: Without references (see :func:`.resolve_references`).
 
     Raises:
         FileNotFoundError: If there is no such file, similar ones are named; or none that it inherits from.
-        ValueError: If the package is not installed, or the config cannot be read.
+        ValueError: If the package is not installed, the config cannot be read, or an option or a reference names
+            what it does not have.
     """
+    cfg = _read(path)
+    _leave_scope(cfg._cfg_dict)
+    change_config(cfg, options)
+    try:
+        resolve_references(cfg)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    return cfg
+
+
+def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Change a config by ``--cfg-options``, in place.
+
+    Raises:
+        ValueError: If an item is named that a list does not have, or a part of something that has none.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError) as error:
+        message = f'--cfg-options: {str(error.args[0]).rstrip(".")}'
+        if any(key.startswith('custom_hooks') for key in options or {}):
+            message += '. Options of a hook that --resist or --local-sgd adds go behind these'
+        raise ValueError(message) from error
+
+
+def _leave_scope(value: Any) -> None:
+    """Let what is inherited from ``resist_mm::`` be built as if the file were inherited by its path.
+
+    mmengine would look every type up in this package alone. The configs here write their own types with the
+    package in front, and leave the others to the config's default scope.
+    """
+    if isinstance(value, dict):
+        if dict.get(value, '_scope_') == SCOPE:
+            del value['_scope_']
+        for inner in dict.values(value):  # dict's own: those of ConfigDict import what a lazy config names
+            _leave_scope(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _leave_scope(inner)
+
+
+def _read(path: str | Path) -> Config:
     path = str(path)
     if '::' in path:
         path = _file_of_package(path)

@@ -163,16 +163,24 @@ def _reaches_out(instance: dict, info: dict) -> bool:
 
 def _check_coco_classes(dataset: Any, classes: Sequence[str]) -> None:
     found = getattr(dataset, 'cat_ids', None)
-    if found is None or len(found) == len(classes):
+    if found is None or getattr(dataset, 'backend_args', None):
         return
-    # it numbers the classes that it found: all later labels would be wrong
     with open(dataset.ann_file) as file:
-        names = [category['name'] for category in json.load(file).get('categories', [])]
-    missing = [name for name in classes if name not in names]
-    raise DataError(
-        f'{dataset.ann_file} has no category {_listed(missing)}, which metainfo.classes of the data set names; '
-        f'its categories are {_listed(names)}'
-    )
+        names = {category['id']: category['name'] for category in json.load(file).get('categories', [])}
+    if len(found) != len(classes):
+        # the data set numbers the categories that it finds: all later labels would be wrong
+        missing = [name for name in classes if name not in names.values()]
+        raise DataError(
+            f'{dataset.ann_file} has no category {_listed(missing)}, which metainfo.classes of the data set '
+            f'names; its categories are {_listed(list(names.values()))}'
+        )
+    in_order = tuple(names.get(number) for number in found)
+    if in_order != tuple(classes) and set(in_order) == set(classes):
+        # it numbers them in the order of the file: the mean AP would be right, the names in tables wrong
+        raise DataError(
+            f'{dataset.ann_file} has its categories in another order than metainfo.classes of the data set, and '
+            f'labels follow the file: set classes = {in_order}'
+        )
 
 
 def _unknown_in_xml(dataset: Any, classes: Sequence[str]) -> Counter:

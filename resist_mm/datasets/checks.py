@@ -31,16 +31,17 @@ def check_data_sets(cfg: Config, dataloaders: Sequence[str]) -> None:
         FileNotFoundError: With the config key, the path, and how to set the location of
             the data set.
     """
-    by_variable = VOC_VARIABLE in cfg.text  # of the config files, before mmengine puts the value in
+    # the text of the config files, before values are put in
+    by_variable, by_reference = VOC_VARIABLE in cfg.text, '${data_root}' in cfg.text
     for dataloader in dataloaders:
         for key, dataset in _datasets(cfg.get(dataloader) or {}, dataloader):
             if dataset.get('ann_file'):
-                _check_annotation_file(key, dataset, by_variable)
+                _check_annotation_file(key, dataset, by_variable, by_reference)
             elif str(dataset.get('type')).startswith('resist_mm.'):
                 _check_image_set(key, dataset)
 
 
-def _check_annotation_file(key: str, dataset: Mapping, by_variable: bool) -> None:
+def _check_annotation_file(key: str, dataset: Mapping, by_variable: bool, by_reference: bool) -> None:
     root, file = dataset.get('data_root') or '', dataset['ann_file']
     if not isinstance(file, str) or dataset.get('backend_args'):
         return
@@ -48,7 +49,7 @@ def _check_annotation_file(key: str, dataset: Mapping, by_variable: bool) -> Non
     if '://' in path or osp.isfile(path):
         return
     where = 'ann_file' if osp.isabs(file) else 'data_root'
-    ways = [f'--cfg-options {key}.{where}=...']
+    ways = ["data_root = '...' in your config"] if by_reference else [f'--cfg-options {key}.{where}=...']
     if by_variable:
         ways.insert(0, f'{VOC_VARIABLE}=/path/to/VOCdevkit/ in the environment')
     raise FileNotFoundError(

@@ -47,6 +47,7 @@ class CIFAR10(ImageSet):
 
     torchvision_set: type[torchvision.datasets.CIFAR10] = torchvision.datasets.CIFAR10
     num_classes = 10
+    image_size = (32, 32)
 
     def __init__(self, data_root: str, split: str = 'train', download: bool = False, **kwargs: Any) -> None:
         if split not in SPLITS:

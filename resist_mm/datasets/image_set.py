@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -38,12 +39,15 @@ class ImageSet(Dataset):
         in_memory (bool): Whether to keep all images in memory; they must then have
             the same size. Defaults to False.
         max_images (int, optional): Number of images to use, spread evenly over the
-            set. Defaults to None: all.
+            set; all if there are fewer, which is logged. Defaults to None: all.
 
     Raises:
-        ValueError: If there are fewer images than ``max_images``, images in memory
-            differ in size, or the pipeline is not valid.
+        ValueError: If ``max_images`` is less than 1, images in memory differ in size,
+            or the pipeline is not valid.
     """
+
+    image_size: tuple[int, int] | None = None
+    """Width and height of all images of the set; None: they differ."""
 
     def __init__(
         self,
@@ -87,11 +91,12 @@ class ImageSet(Dataset):
         return Batch(inputs=self.memory[places], labels=self.labels[places])
 
     def _thin_out(self, max_images: int) -> None:
-        if not 1 <= max_images <= len(self):
-            raise ValueError(
-                f'{type(self).__name__}.max_images must be between 1 and the {len(self)} images there are, '
-                f'got {max_images}'
-            )
+        name = f'{type(self).__name__}.max_images'
+        if max_images < 1:
+            raise ValueError(f'{name} must be at least 1, got {max_images}')
+        if max_images > len(self):
+            print_log(f'{name} is {max_images}, but there are {len(self)} images: all are used', 'current')
+            return
         chosen = np.arange(max_images) * len(self) // max_images
         self.labels = self.labels[torch.from_numpy(chosen)]
         self.images = self.images[chosen]

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,8 @@ FORMAT = 1  # increase it when the same parameters give other images
 
 SIZE_RANGE = (0.2, 0.5)  # longer side of an object, as a share of the image's side
 MAX_OBJECTS = 4
+RARE_SIZE_RANGE = (10.0, 16.0)  # pixels, longer side of an object of the rare class
+RARE_SHARE = 0.05  # of the objects drawn; more large ones find no place
 MAX_ANGLE = 20.0  # degrees
 MIN_VISIBLE = 0.85  # the share of an object that others must leave uncovered
 MIN_CONTRAST = 110.0  # distance in RGB between an object and the mean of what lies behind it
@@ -56,7 +59,12 @@ class Shape:
 
 
 def make_shapes_voc(
-    out_dir: str | Path, train: int = 400, test: int = 100, size: int = 160, seed: int = 0
+    out_dir: str | Path,
+    train: int = 400,
+    test: int = 100,
+    size: int = 160,
+    seed: int = 0,
+    rare: str | None = None,
 ) -> Path:
     """Write the set into ``out_dir/Shapes``, unless it is already there.
 
@@ -68,6 +76,8 @@ def make_shapes_voc(
         test (int): Number of images in ``ImageSets/Main/test.txt``. Defaults to 100.
         size (int): Height and width of the images in pixels, at least 64. Defaults to 160.
         seed (int): Seed of all images, not negative. Defaults to 0.
+        rare (str, optional): A class that is made rare and small: one object in ten, 10 to 16 pixels. Defaults to
+            None.
 
     Returns:
         Path: The folder of the set.
@@ -79,7 +89,9 @@ def make_shapes_voc(
     for key, value, least in (('train', train, 1), ('test', test, 1), ('size', size, 64), ('seed', seed, 0)):
         if value < least:
             raise ValueError(f'{key} must be at least {least}, got {value}')
-    parameters = dict(train=train, test=test, size=size, seed=seed, format=FORMAT)
+    if rare is not None and rare not in CLASSES:
+        raise ValueError(f'rare must be one of {", ".join(CLASSES)}, got {rare!r}')
+    parameters = dict(train=train, test=test, size=size, seed=seed, rare=rare, format=FORMAT)
     folder = Path(out_dir) / FOLDER
     if _is_there(folder, parameters):
         return folder
@@ -99,12 +111,13 @@ def make_shapes_voc(
     return folder
 
 
-def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
+def draw_image(rng: np.random.Generator, size: int, rare: str | None = None) -> tuple[np.ndarray, list[Shape]]:
     """Draw one image with one to four shapes.
 
     Args:
         rng (np.random.Generator): Source of all choices.
         size (int): Height and width in pixels.
+        rare (str, optional): The class that is rare and small. Defaults to None.
 
     Returns:
         tuple[np.ndarray, list[Shape]]: The image, uint8 RGB of shape (size, size, 3), and its shapes. Each is
@@ -115,8 +128,8 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     shapes: list[Shape] = []
     wanted = int(rng.integers(1, MAX_OBJECTS + 1))
     for _ in range(20 * wanted):
-        name = CLASSES[rng.integers(len(CLASSES))]
-        mask = _random_mask(rng, name, size)
+        name = _random_class(rng, rare)
+        mask = _random_mask(rng, name, size, small=name == rare)
         if any((s.mask & ~mask).sum() < MIN_VISIBLE * m.sum() for s, m in zip(shapes, full_masks, strict=True)):
             continue
         for shape in shapes:
@@ -130,7 +143,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     return canvas.clip(0, 255).round().astype(np.uint8), shapes
 
 
-def _is_there(folder: Path, parameters: dict[str, int]) -> bool:
+def _is_there(folder: Path, parameters: dict[str, Any]) -> bool:
     """Whether the set exists; raises an error if something else does."""
     if not folder.exists():
         return False
@@ -150,14 +163,14 @@ def _is_there(folder: Path, parameters: dict[str, int]) -> bool:
     return True
 
 
-def _write(folder: Path, parameters: dict[str, int]) -> None:
+def _write(folder: Path, parameters: dict[str, Any]) -> None:
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
         (folder / name).mkdir(parents=True)
     for index, (split, count) in enumerate(zip(SPLITS, (parameters['train'], parameters['test']), strict=True)):
         ids = [f'{split}_{i:05d}' for i in range(count)]
         for i, image_id in enumerate(ids):
             rng = np.random.default_rng([parameters['seed'], index, i])
-            image, shapes = draw_image(rng, parameters['size'])
+            image, shapes = draw_image(rng, parameters['size'], parameters['rare'])
             # no chroma subsampling: it would smear the colours of neighbouring pixels over the edges
             Image.fromarray(image).save(folder / 'JPEGImages' / f'{image_id}.jpg', quality=95, subsampling=0)
             _annotation(image_id, shapes, parameters['size']).write(folder / 'Annotations' / f'{image_id}.xml')
@@ -230,9 +243,18 @@ def _shape_colours(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
     return colour * np.linspace(rng.uniform(0.85, 1), rng.uniform(0.85, 1), len(behind))[:, None]
 
 
-def _random_mask(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
+def _random_class(rng: np.random.Generator, rare: str | None) -> str:
+    if rare is None:
+        return CLASSES[rng.integers(len(CLASSES))]
+    if rng.random() < RARE_SHARE:
+        return rare
+    others = [name for name in CLASSES if name != rare]
+    return others[rng.integers(len(others))]
+
+
+def _random_mask(rng: np.random.Generator, name: str, size: int, small: bool) -> np.ndarray:
     """A shape of random extent, angle and place as a bool array (size, size)."""
-    extent = rng.uniform(*SIZE_RANGE) * size
+    extent = rng.uniform(*RARE_SIZE_RANGE) if small else rng.uniform(*SIZE_RANGE) * size
     angle = np.deg2rad(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array(list(_corners(name))) @ rotation.T

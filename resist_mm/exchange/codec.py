@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ['BF16', 'Codec', 'Quantize', 'TopK']
+from .bits import PIECE, pack_bits, unpack_bits
 
-PIECE = 1 << 16  # numbers packed at a time: the intermediate words take eight times their memory
+__all__ = ['BF16', 'Codec', 'Quantize', 'TopK']
 
 
 class Codec(ABC):
@@ -30,15 +30,21 @@ class Codec(ABC):
             holders has no old value of it.
         feeds_errors_back: Whether what compression leaves out of the shared part is added in
             the next round (error feedback).
+        exact_whole: Whether the model is made whole in fp32 also where it is only validated.
     """
 
     uses_reference = False
     whole_for_new_holders = False
     feeds_errors_back = False
+    exact_whole = True
 
     @abstractmethod
     def message_bytes(self, numel: int) -> int:
         """Size of a message of ``numel`` fp32 numbers, in bytes, overhead included."""
+
+    def of_new_holders(self) -> Codec | None:
+        """The codec of a block that not all of its receivers have an old value of; None: it is not compressed."""
+        return None if self.whole_for_new_holders else self
 
     def scratch_bytes(self, numel: int) -> int:
         """Peak memory of encoding or decoding ``numel`` numbers, in bytes, without the numbers and the message."""
@@ -135,14 +141,14 @@ class Quantize(Codec):
         levels = levels.add_(torch.rand_like(levels)).floor_() if self.stochastic else levels.round_()
         codes = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1)[: -(-numel // 8) * 8]
         scales = torch.cat([zero.view(-1), step.view(-1)])
-        return torch.cat([_pack_bits(codes, self.bits), scales.view(torch.uint8)])
+        return torch.cat([pack_bits(codes, self.bits), scales.view(torch.uint8)])
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
         """Unpack and dequantise."""
         numel, num_chunks = out.numel(), -(-out.numel() // self.chunk)
         packed, scales = message.split([-(-numel // 8) * self.bits, 8 * num_chunks])
         zero, step = scales.clone().view(torch.float32).view(2, num_chunks, 1)
-        codes = _unpack_bits(packed, self.bits)
+        codes = unpack_bits(packed, self.bits)
         levels = torch.zeros(num_chunks * self.chunk, device=out.device)
         levels[: codes.numel()] = codes.float()
         numbers = torch.addcmul(zero, levels.view(num_chunks, self.chunk), step)
@@ -199,42 +205,16 @@ class TopK(Codec):
         kept = changes.abs().topk(self._kept(tensor.numel()), sorted=False).indices.sort().values
         mask = torch.zeros(-(-tensor.numel() // 8) * 8, dtype=torch.uint8, device=tensor.device)
         mask[kept] = 1
-        return torch.cat([_pack_bits(mask, 1), changes[kept].view(torch.uint8)])
+        return torch.cat([pack_bits(mask, 1), changes[kept].view(torch.uint8)])
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
         """Add the changes to the reference."""
         mask_bytes = -(-out.numel() // 8)
         packed, values = message.split([mask_bytes, message.numel() - mask_bytes])
-        kept = _unpack_bits(packed, 1)[: out.numel()].nonzero().view(-1)
+        kept = unpack_bits(packed, 1)[: out.numel()].nonzero().view(-1)
         changes = values.clone().view(torch.float32).to(out.dtype)
         if reference is None:
             out.zero_()
         elif reference is not out:
             out.copy_(reference)
         out[kept] += changes
-
-
-def _pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack numbers below ``2 ** bits``, eight into ``bits`` bytes; shape (8n,) to (bits * n,)."""
-    if bits == 8:
-        return codes
-    packed = torch.empty(codes.numel() // 8 * bits, dtype=torch.uint8, device=codes.device)
-    shifts = torch.arange(8, device=codes.device) * bits
-    places = torch.arange(bits, device=codes.device) * 8
-    for piece, out in zip(codes.split(PIECE), packed.split(PIECE // 8 * bits), strict=True):
-        words = (piece.view(-1, 8).to(torch.int64) << shifts).sum(1, keepdim=True)  # at most 56 bits
-        out.copy_(((words >> places) & 255).view(-1))
-    return packed
-
-
-def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
-    """The inverse of :func:`_pack_bits`."""
-    if bits == 8:
-        return packed
-    codes = torch.empty(packed.numel() // bits * 8, dtype=torch.uint8, device=packed.device)
-    shifts = torch.arange(8, device=packed.device) * bits
-    places = torch.arange(bits, device=packed.device) * 8
-    for piece, out in zip(packed.split(PIECE // 8 * bits), codes.split(PIECE), strict=True):
-        words = (piece.view(-1, bits).to(torch.int64) << places).sum(1, keepdim=True)
-        out.copy_(((words >> shifts) & (2**bits - 1)).view(-1))
-    return codes

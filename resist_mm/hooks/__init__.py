@@ -1,5 +1,6 @@
 """Hooks that connect mmengine's Runner with the round engine."""
 
+from .cpu_seconds_hook import CPUSecondsHook
 from .data_check import DataCheckHook
 from .exact_resume import ExactResumeHook
 from .local_sgd_hook import LocalSGDHook
@@ -10,6 +11,7 @@ from .schedules import CannotResume
 from .start_of_run import begin_run
 
 __all__ = [
+    'CPUSecondsHook',
     'CannotResume',
     'DataCheckHook',
     'ExactResumeHook',

@@ -22,6 +22,9 @@ class LocalSGDHook(RoundHook):
     is not changed: it is that of the weights, or 1 from scratch.
 
     Args:
+        outer (dict, optional): A step of SGD on each mean, which makes it DiLoCo (arXiv:2311.08105):
+            ``dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)``. See :class:`OuterStep`. Defaults to None:
+            the mean.
         **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
             ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
@@ -33,5 +36,5 @@ class LocalSGDHook(RoundHook):
         >>> model_wrapper_cfg = dict(type='resist_mm.LocalModel')
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(LocalSGD(), **kwargs)
+    def __init__(self, outer: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(LocalSGD(outer), **kwargs)

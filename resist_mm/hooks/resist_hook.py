@@ -36,6 +36,9 @@ class ResISTHook(RoundHook):
             partitioned blocks in the whole model (Sec. 2.6, "Scaling
             activations"); it becomes part of the weights. Defaults to None: the
             share of the blocks that a worker holds, 1 / workers if no block is shared.
+        outer (dict, optional): A step of SGD on the mean of the shared part, which costs no byte:
+            ``dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)``; with ``blocks=True`` also on those of
+            blocks, with which its momentum travels. See :class:`OuterStep`. Defaults to None: the mean.
         blocks (str or list[int], optional): How many blocks each worker holds, where workers are not equally
             fast. 'by_speed': as many as make the slowest iteration as short as possible, but at least
             ``min_blocks``; the workers measure, and agree every ``speed_interval`` rounds. Or a list with the
@@ -59,10 +62,11 @@ class ResISTHook(RoundHook):
         min_blocks: int | None = None,
         warmup_rounds: int = 0,
         activation_scale: float | None = None,
+        outer: dict | None = None,
         blocks: str | list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale, blocks=blocks), **kwargs)
+        super().__init__(ResIST(min_blocks, warmup_rounds, activation_scale, outer=outer, blocks=blocks), **kwargs)
 
     def announce(self, runner: Runner) -> None:
         """Log how the blocks are dealt out."""

@@ -94,9 +94,10 @@ class RoundHook(Hook):
             travel; they also do whenever the model is made whole. Defaults to 1.
         codec (dict, optional): How weights are compressed from round to round:
             ``dict(type='bf16')``, ``dict(type='quantize', bits=6)``,
-            ``dict(type='topk', share=0.25)``, with the arguments of the classes in
-            ``resist_mm/exchange/codec.py`` (Appendix A.5), or one that is registered in
-            ``resist_mm.registry.CODECS``. Making the model whole is always exact. Defaults to None: fp32.
+            ``dict(type='topk', share=0.25)``, ``dict(type='changes', bits=2)``, with the arguments of the classes
+            in ``resist_mm/exchange`` (Appendix A.5), or one that is registered in
+            ``resist_mm.registry.CODECS``. Making the model whole is exact, but for validations with
+            ``exact_whole=False`` of ``changes``. Defaults to None: fp32.
         seed (int, optional): Seed of the partition. Defaults to None: that of the protocol, or worker 0's
             ``runner.seed``.
         bad_numbers (str): What happens if weights, or whatever travels with them, are not finite on some worker at
@@ -249,7 +250,8 @@ class RoundHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Make the model whole for evaluation."""
-        self._make_whole(runner, 'validation')
+        # the model of the last validation is the result of training
+        self._make_whole(runner, 'validation', exact=runner.iter >= runner.max_iters)
         enter('validation')
 
     def after_train(self, runner: Runner) -> None:
@@ -269,20 +271,21 @@ class RoundHook(Hook):
             )
         enter('saving a checkpoint')
 
-    def _make_whole(self, runner: Runner, reason: str) -> None:
+    def _make_whole(self, runner: Runner, reason: str, exact: bool = True) -> None:
         if self.engine is not None and not self.engine.in_sync:
             self._log.end_early(self.engine.round, self._iters_done, self.local_iters, reason)
-            self._end_round(runner, whole=True)
+            exact = exact or self.codec is None or self.codec.exact_whole
+            self._end_round(runner, whole=True, exact=exact)
 
     @missing_workers_named()
-    def _end_round(self, runner: Runner, whole: bool) -> None:
+    def _end_round(self, runner: Runner, whole: bool, exact: bool = True) -> None:
         engine = self.engine
         assert engine is not None and engine.assignment is not None
-        index, depth = engine.round, len(engine.assignment.blocks(engine.rank))
-        ended, waited = now(), engine.transport.waited_sec
+        index, ended, waited = engine.round, now(), engine.transport.waited_sec
         counts = self.pace.counts(self._iters_done)
         self.protocol.trained(engine.rank, index, counts, ended - self._began)
-        traffic = engine.exchange(whole, '' if self._losses is None else self._losses.complaint(runner))
+        complaint = '' if self._losses is None else self._losses.complaint(runner)
+        traffic = engine.exchange(whole, complaint, exact)
         exchange_sec = now() - ended
         if engine.rank in engine.bad_rounds.left_out:
             self._batches.clear()  # one of them may be what made the numbers bad
@@ -292,7 +295,7 @@ class RoundHook(Hook):
         if self._losses is not None:
             self._losses.end_round(counts=engine.rank not in engine.bad_rounds.left_out)
         waited = engine.transport.waited_sec - waited
-        self._log.end(index, depth, counts[engine.rank], traffic, ended - self._began, exchange_sec, waited)
+        self._log.end(index, counts[engine.rank], traffic, ended - self._began, exchange_sec, waited)
         remember(runner, engine)
 
     def _position(self) -> int:

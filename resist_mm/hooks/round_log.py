@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from mmengine.runner import Runner
 
 from resist_mm.exchange import Traffic
@@ -15,10 +18,11 @@ __all__ = ['RoundLog', 'now', 'warn_of_cuts', 'warn_of_scaled_lr']
 
 TOLERATED_CUTS = 0.1
 MB = 1e6
+ROUNDS_FILE = 'rounds.jsonl'  # beside the log: an object for each round that has ended
 
 
 class RoundLog:
-    """Logs each round, as scalars ``train/...`` and as a line.
+    """Logs each round, as scalars ``train/...`` and as a line; worker 0 records who held what.
 
     Args:
         runner (Runner): Of the run.
@@ -27,18 +31,19 @@ class RoundLog:
 
     def __init__(self, runner: Runner, engine: Engine) -> None:
         self.runner, self.engine = runner, engine
+        self._assignment = engine.assignment
+        self._records = engine.rank == 0
 
     def begin(self) -> None:
         """Log that a round begins."""
         self._show(round=self.engine.round)
-        assignment = self.engine.assignment
+        self._assignment = assignment = self.engine.assignment
         if assignment is not None and assignment.num_blocks:
             self._show(depth=len(assignment.blocks(self.engine.rank)))
 
     def end(
         self,
         index: int,
-        depth: int,
         iters: int,
         traffic: Traffic,
         compute_sec: float,
@@ -49,7 +54,6 @@ class RoundLog:
 
         Args:
             index (int): Index of the round.
-            depth (int): Number of partitioned blocks that this worker held.
             iters (int): Number of iterations that this worker trained.
             traffic (Traffic): Bytes moved by the exchange.
             compute_sec (float): Seconds of the iterations.
@@ -66,7 +70,9 @@ class RoundLog:
             buffer_mb=traffic.buffers / MB,
         )
         self._show_bad_rounds(index)
-        num_blocks = self.engine.parts.num_blocks
+        assert self._assignment is not None
+        num_blocks, depth = self._assignment.num_blocks, len(self._assignment.blocks(self.engine.rank))
+        self._record(index, iters)
         self.runner.logger.info(
             f'Round {index}: '
             + (f'depth {depth} of {num_blocks} blocks, ' if num_blocks else '')
@@ -84,6 +90,28 @@ class RoundLog:
                 f'Round {index} goes on without what is bad: {in_words(bad.left_out)}. Bad rounds so far: '
                 f'{bad.count}, of which {bad.in_a_row} in a row (max_bad_rounds={bad.most})'
             )
+
+    def _record(self, index: int, iters: int) -> None:
+        """Append a round to the file of rounds."""
+        assignment = self._assignment
+        if assignment is None or not self._records:
+            return
+        workers = range(assignment.num_workers)
+        of_round = dict(
+            round=index,
+            iters=iters,
+            blocks=assignment.num_blocks,
+            # in a warm-up, and in local SGD, of everything: not listed
+            held='all' if assignment.is_full else [assignment.blocks(worker) for worker in workers],
+            left_out=sorted(self.engine.bad_rounds.left_out),
+            whole=self.engine.in_sync,
+        )
+        try:
+            with Path(self.runner.log_dir, ROUNDS_FILE).open('a') as file:
+                file.write(json.dumps(of_round, separators=(',', ':')) + '\n')
+        except OSError as error:  # no reason to stop training
+            self._records = False
+            self.runner.logger.warning(f'{ROUNDS_FILE} cannot be written and will lack rounds: {error}')
 
     def end_early(self, index: int, iters: int, local_iters: int, reason: str) -> None:
         """Log that a round ends before it is full."""

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch import Tensor
+
+from resist_mm.rounds import Part
 
 from .round_hook import RoundHook
 
@@ -19,7 +22,8 @@ def worker_state(runner: Runner) -> dict[str, Any]:
     """The states of the generators of Python, NumPy, PyTorch and the current GPU, and what else differs.
 
     Returns:
-        dict: Tensors and plain numbers, which load with ``weights_only=True``; 15 kB.
+        dict: Tensors and plain numbers, which load with ``weights_only=True``; 15 kB, and what compression has
+            left out if the model has been made whole without it.
     """
     version, words, gauss = random.getstate()
     name, keys, *numpy_rest = np.random.get_state()
@@ -31,6 +35,9 @@ def worker_state(runner: Runner) -> dict[str, Any]:
         usual_losses=[hook.losses.usual for hook in _watching(runner)],
         paces=[hook.pace.state_dict() for hook in _pacing(runner)],
     )
+    if any(residual.count_nonzero() for _, residual in _residuals(runner)):
+        # only if the model was made whole without them: as large as the shared part
+        states['residuals'] = [residual.cpu() for _, residual in _residuals(runner)]
     if torch.cuda.is_available():
         states['cuda'] = torch.cuda.get_rng_state()
     return states
@@ -51,9 +58,11 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def set_training_state(runner: Runner, states: dict[str, Any]) -> None:
-    """Set the rest of what :func:`worker_state` has returned: loss scalers (AMP), usual losses, paces."""
+    """Set what else :func:`worker_state` has returned: loss scalers (AMP), residuals, usual losses, paces."""
     for scaler, state in zip(_loss_scalers(runner), states['loss_scalers'], strict=False):
         scaler.load_state_dict(state)
+    for (part, residual), kept in zip(_residuals(runner), states.get('residuals', []), strict=False):
+        part.residual = kept.to(residual)
     for hook, usual in zip(_watching(runner), states['usual_losses'], strict=False):
         hook.losses.usual = usual
     for hook, state in zip(_pacing(runner), states.get('paces', []), strict=False):
@@ -64,6 +73,12 @@ def _loss_scalers(runner: Runner) -> list[Any]:
     wrapper = runner.optim_wrapper
     wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [wrapper.loss_scaler for wrapper in wrappers if hasattr(wrapper, 'loss_scaler')]
+
+
+def _residuals(runner: Runner) -> list[tuple[Part, Tensor]]:
+    """What compression has left out so far, with its part."""
+    engines = [hook.engine for hook in runner.hooks if isinstance(hook, RoundHook) and hook.engine is not None]
+    return [(p, p.residual) for engine in engines for p in engine.parts.all if p.residual is not None]
 
 
 def _watching(runner: Runner) -> list[Any]:

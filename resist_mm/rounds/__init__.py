@@ -5,6 +5,7 @@ from .guard import ExchangeRefused
 from .health import BadNumbers
 from .moving_average import MovingAverage, MovingStatistics
 from .optimizer_state import OptimizerState
+from .outer_step import OuterStep
 from .part import Part, Parts
 from .protocols import LocalSGD, ResIST, RoundProtocol
 from .states import RunningStatistics, TravellingState, Weights
@@ -19,6 +20,7 @@ __all__ = [
     'MovingAverage',
     'MovingStatistics',
     'OptimizerState',
+    'OuterStep',
     'Part',
     'Parts',
     'ResIST',

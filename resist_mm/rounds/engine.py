@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from torch import nn
 from torch.optim import Optimizer
 
-from resist_mm.exchange import ExchangePlan, Traffic, Transport
+from resist_mm.exchange import Traffic, Transport
 from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
 from .clock import now
-from .guard import Guard
-from .health import examine
-from .means import Means
+from .exchange_steps import ExchangeSteps
 from .optimizer_state import OptimizerState
 from .part import Parts
 from .protocols import RoundProtocol
-from .round_start import Remaining, RoundStart
-from .staging import StagedExchange
+from .round_start import RoundStart
 from .states import RunningStatistics, TravellingState, Weights
-from .travelling import learn_from_all
 from .whereabouts import enter, missing_workers_named
 
 __all__ = ['Engine']
@@ -41,8 +35,8 @@ class Engine:
       until all workers have agreed. If preparing or completing it fails on one worker, all workers raise; if a
       worker dies during the transfer, the others raise once the process group notices. All of them keep the
       values from before the exchange.
-    - Numbers that are not finite never reach another worker, nor the whole model: before anything is averaged the
-      workers vote whether all that each of them holds is finite; see ``bad_numbers``.
+    - Numbers that are not finite never get into what another worker trains, nor into the whole model: before an
+      exchange is accepted the workers vote whether all results are finite; see ``bad_numbers``.
     - Between rounds the model is whole, or the next round begins at once. When it is whole, all workers have the
       same parameters, bit for bit.
     - The same seeds give the same result, to the last bit.
@@ -52,7 +46,7 @@ class Engine:
         optimizers (Optimizer or Sequence[Optimizer]): All optimizers that train it.
         protocol (RoundProtocol): Who holds what.
         codec (Codec, optional): How weights are compressed from round to round (Appendix A.5). Making the model
-            whole is always exact. Defaults to None: fp32.
+            whole is exact, unless :meth:`exchange` is told otherwise. Defaults to None: fp32.
         momentum_restart_interval (int, optional): Number of rounds after which the optimizers' state is cleared;
             between restarts it travels. None: never cleared. Defaults to 1.
         bn_interval (int, optional): Number of rounds after which the running statistics of norms travel; they
@@ -112,7 +106,6 @@ class Engine:
         ]
         self.transport = Transport(self.parts.device)
         self.rank, self.num_workers = self.transport.rank, self.transport.num_workers
-        self.guard = Guard(self.transport)
         self.round = 0
         self.assignment: Assignment | None = None
         self.bad_rounds = BadRounds(bad_numbers, max_bad_rounds)
@@ -120,11 +113,13 @@ class Engine:
         protocol.seed = 0 if protocol.seed is None else protocol.seed
         protocol.set_up(self.parts, self.num_workers)
         self.states += protocol.states
-        self._means = Means(protocol, self.parts)
         drops, compares = self.bad_rounds.drops, codec is not None and codec.uses_reference
         references = drops or compares or protocol.needs_reference
         self._start = RoundStart(self.parts, self.states, references, copies=drops)
-        self._staged: StagedExchange | None = None
+        self._steps = ExchangeSteps(
+            self.parts, self.states, protocol, self.transport, self.bad_rounds, self._start
+        )
+        self.guard = self._steps.guard
 
     @property
     def in_sync(self) -> bool:
@@ -162,13 +157,14 @@ class Engine:
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
     @missing_workers_named()
-    def exchange(self, whole: bool = False, complaint: str = '') -> Traffic:
+    def exchange(self, whole: bool = False, complaint: str = '', exact: bool = True) -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
         Args:
             whole (bool): Whether every worker gets every block instead, and no round begins.
             complaint (str): Why the round of this worker should not count although its numbers are finite, such as
                 a loss that has exploded; treated as bad numbers. Defaults to '': nothing is wrong.
+            exact (bool): Whether nothing is compressed if the model becomes whole. Defaults to True.
 
         Returns:
             Traffic: The bytes moved.
@@ -183,102 +179,26 @@ class Engine:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
         enter('exchange', self.round, waits=True)
         self.assignment = self.protocol.weigh(self.assignment)
+        steps, old = self._steps, self.assignment
         if self.protocol.speeds is not None:
             self.protocol.speeds.agree(self.round, self.guard)
-        with self._rolled_back_unless_accepted():
-            staged, left_out = self._prepare(whole, complaint)
-            traffic, finite = self._carry_out(staged, whole)
+        with steps.rolled_back_unless_accepted():
+            staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
+            traffic, finite = steps.carry_out(staged, whole)
             if not finite:
-                staged, left_out = self._leave_out(staged, whole, complaint)
-                again, finite = self._carry_out(staged, whole)
+                staged, left_out = steps.leave_out_bad(self.round, old, staged, complaint)
+                again, finite = steps.carry_out(staged, whole)
                 traffic += again
                 self.bad_rounds.check_means(self.round, finite)
         # accepted by all workers: from here on nothing may fail
         staged.commit()
         self.protocol.commit()
-        for state in self._staying(staged):
+        for state in steps.staying(staged):
             state.restart()
         self.bad_rounds.settle(left_out)
         self.round += 1
-        self._staged = None
         self._enter(None if whole else staged.plan.new)
         return traffic
-
-    def _prepare(self, whole: bool, complaint: str) -> tuple[StagedExchange, dict[int, list[str]]]:
-        """Plan and stage the exchange; also says which workers it leaves out, and why."""
-        with self.guard.all_or_none('preparing the exchange') as vote:
-            states = list(self.protocol.travelling(self.states, self.round, whole))
-            news = [state.prepare() for state in states]
-            staged = self._stage(states, whole)
-            # what a codec makes of bad numbers need not show in the result
-            is_bad = bool(complaint) or (staged.encoded and bool(examine(self.parts, states)))
-            vote.has_news = is_bad or any(of_state is not None for of_state in news)
-        if not vote.with_news:
-            return staged, {}
-        learn_from_all(self.guard, states, news)
-        return self._leave_out(staged, whole, complaint)
-
-    def _leave_out(
-        self, staged: StagedExchange, whole: bool, complaint: str
-    ) -> tuple[StagedExchange, dict[int, list[str]]]:
-        """Plan and stage the exchange again, without the workers whose numbers are bad, if there are any."""
-        complaints = [*examine(self.parts, staged.states), *filter(None, [complaint])]
-        left_out = self.bad_rounds.judge(self.round, complaints, self._start.is_finite(staged.states))
-        self._roll_back()
-        with self.guard.all_or_none('staging the exchange again'):
-            return self._stage(staged.states, whole, left_out), left_out
-
-    def _stage(
-        self, states: Sequence[TravellingState], whole: bool, left_out: Collection[int] = ()
-    ) -> StagedExchange:
-        assert self.assignment is not None
-        everything = Assignment.full(self.num_workers, self.parts.num_blocks)
-        following = everything if whole else self.protocol.assign(self.round + 1)
-        old = Remaining(self.assignment, following, left_out) if left_out else self.assignment
-        plan, exact = ExchangePlan.between(old, following), whole or bool(left_out)
-        undone = self._start if self.rank in left_out else None
-        changes = self._means.may_change
-        self._staged = StagedExchange(self.rank, self.parts, states, changes, plan, exact, undone)
-        return self._staged
-
-    def _carry_out(self, staged: StagedExchange, whole: bool) -> tuple[Traffic, bool]:
-        """Transfer, and do whatever may still fail then; also says whether all results are finite."""
-        traffic = self.transport.run(staged.plan, staged, partial(self._means.of_block, staged))
-        traffic.buffers += staged.nbytes + self._start.nbytes + self.parts.residual_bytes
-        with self.guard.all_or_none('completing the exchange') as vote:
-            self._means.of_everybody(staged)
-            staged.get_ready()
-            blocks = staged.plan.new.blocks(self.rank)
-            for state in self._staying(staged):
-                for part in self.parts.held_with(blocks):
-                    state.get_ready_to_restart(part)
-            if not whole:
-                self._start.make_room(blocks)
-            vote.has_news = not self._means.finite
-        return traffic, not vote.with_news
-
-    def _staying(self, staged: StagedExchange) -> list[TravellingState]:
-        """The states that do not travel."""
-        return [state for state in self.states if state not in staged.states]
-
-    @contextmanager
-    def _rolled_back_unless_accepted(self) -> Iterator[None]:
-        """If the body fails, everything is as before it, but for gradients that may be gone."""
-        try:
-            yield
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _roll_back(self) -> None:
-        if self._staged is not None:
-            self._staged.let_go()
-            self._staged = None
-        for state in self.states:
-            state.roll_back()
-        self._start.drop_unused_room()
-        self.protocol.roll_back()
-        self._means.forget()
 
     def _enter(self, assignment: Assignment | None) -> None:
         """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""

@@ -28,7 +28,7 @@ class Means:
 
     def __init__(self, protocol: RoundProtocol, parts: Parts) -> None:
         self.protocol, self.parts = protocol, parts
-        self.may_change = type(protocol).on_mean is not RoundProtocol.on_mean
+        self.may_change = protocol.changes_means
         self.finite = True
         self._error: Exception | None = None
 
@@ -38,7 +38,8 @@ class Means:
         So an error is kept until :meth:`of_everybody`, and the block is delivered all the same.
         """
         try:
-            if self._look(staged, self.parts.blocks[block]):
+            # a block that only workers with bad numbers held stays as it was
+            if self._look(staged, self.parts.blocks[block]) and staged.undone is None:
                 self._call(self.parts.blocks[block])
         except Exception as error:
             self._error = error

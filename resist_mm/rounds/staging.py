@@ -50,7 +50,7 @@ class StagedExchange:
         undone: RoundStart | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
-        self.changes_means, self.undone = changes_means, undone
+        self.changes_means, self.exact, self.undone = changes_means, exact, undone
         parts.check_trainable()
         if plan.old.num_workers > 1 and parts.drop_gradients():
             return_freed_memory(parts.device)
@@ -100,7 +100,7 @@ class StagedExchange:
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
 
     @property
-    def encoded(self) -> bool:
+    def compresses(self) -> bool:
         """Whether a codec compresses anything."""
         payloads = (p for of_part in self._payloads.values() for of_state in of_part for p in of_state)
         return any(p.gathered.codec is not None or p.delivered.codec is not None for p in payloads)

@@ -156,9 +156,7 @@ class Weights(TravellingState):
         if self.codec is None or exact or not weights:
             return [Payload(numel, part.flat.dtype, device)]
         reference = None if part.reference is None else part.reference[:weights]
-        delivered = Form(self.codec, reference if all_have_reference else None)
-        if self.codec.whole_for_new_holders and not all_have_reference:
-            delivered = Form()
+        delivered = Form(self.codec, reference) if all_have_reference else Form(self.codec.of_new_holders())
         payloads = [Payload(weights, part.flat.dtype, device, Form(self.codec, reference), delivered)]
         if weights < numel:
             payloads.append(Payload(numel - weights, part.flat.dtype, device))

@@ -131,7 +131,7 @@ def test_time_to_a_target_without_rounds(tmp_path: Path):
 
 
 def test_the_test_loss_of_detection_is_found_under_the_name_that_its_config_gives_it(tmp_path: Path):
-    name = Config.fromfile(ROOT / 'configs/yolo_resist_voc.py').default_hooks.checkpoint.save_best
+    name = Config.fromfile(ROOT / 'configs/yolo_resist_voc.py').default_hooks.checkpoint.save_best[0]
     write_run(tmp_path, 'yolo_resist_4xb10-100e_voc', [0.125, 0.2, 0.16], loss=name)
     row = rows(tmp_path, '6')['ResIST, 4 workers, Pascal VOC', 'test loss']
     assert row == ['6.69', '5', '6.25', '0.747', '1']

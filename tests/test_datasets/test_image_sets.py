@@ -98,8 +98,17 @@ def test_max_images_are_spread_over_the_classes(tmp_path: Path):
     dataset = ImageFolder(str(tmp_path), split='train', max_images=6)
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert [dataset[i]['inputs'].getpixel((0, 0))[0] for i in range(6)] == [0, 2, 20, 22, 40, 42]
-    with pytest.raises(ValueError, match='max_images must be between 1 and the 12 images there are, got 13'):
-        ImageFolder(str(tmp_path), split='train', max_images=13)
+    with pytest.raises(ValueError, match='max_images must be at least 1, got 0'):
+        ImageFolder(str(tmp_path), split='train', max_images=0)
+
+
+def test_more_max_images_than_there_are_mean_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    generated_sets.make_image_folders(tmp_path, ('train',), ('a', 'b'), per_class=2)
+    logged: list[str] = []
+    monkeypatch.setattr('resist_mm.datasets.image_set.print_log', lambda message, _: logged.append(message))
+    for max_images in (4, 5):
+        assert len(ImageFolder(str(tmp_path), split='train', max_images=max_images)) == 4
+    assert logged == ['ImageFolder.max_images is 5, but there are 4 images: all are used']
 
 
 def test_images_in_memory_must_have_one_size(tmp_path: Path):

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resist_mm.builders import build_codec
+from resist_mm.exchange.changes import Changes
 from resist_mm.exchange.codec import BF16, Codec, Quantize, TopK
 
 BLOCK = 1_180_672  # numbers of a block of the CIFAR network
 CODECS = [BF16(), *(Quantize(bits) for bits in range(4, 9)), Quantize(5, stochastic=True), TopK(), TopK(0.5)]
+CODECS += [*(Changes(bits) for bits in range(2, 9)), Changes(2, share=0.03), Changes(5, share=0.2, chunk=64)]
 
 
 def _through(codec: Codec, tensor: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
@@ -25,7 +27,15 @@ def _through(codec: Codec, tensor: torch.Tensor, reference: torch.Tensor | None 
 
 @pytest.mark.parametrize(
     ('codec', 'most'),
-    [(Quantize(8), 0.26), (Quantize(6), 0.20), (Quantize(4), 0.135), (TopK(0.25), 0.29), (BF16(), 0.5)],
+    [
+        (Quantize(8), 0.26),
+        (Quantize(6), 0.20),
+        (Quantize(4), 0.135),
+        (TopK(0.25), 0.29),
+        (BF16(), 0.5),
+        (Changes(2), 0.065),
+        (Changes(2, share=0.03), 0.0142),
+    ],
 )
 def test_message_sizes(codec, most):
     assert codec.message_bytes(BLOCK) <= most * 4 * BLOCK
@@ -86,13 +96,53 @@ def test_top_k_without_a_reference_keeps_the_largest_numbers():
     torch.testing.assert_close(_through(TopK(0.25), tensor), expected, rtol=0, atol=0)
 
 
-def test_decoding_in_place_of_the_reference():
+@pytest.mark.parametrize('codec', [TopK(0.3), Changes(2), Changes(2, share=0.3, chunk=64)])
+def test_decoding_in_place_of_the_reference(codec):
     reference, tensor = torch.randn(2, 100)
-    message = TopK(0.3).encode(tensor, reference)
+    message = codec.encode(tensor, reference)
     apart = torch.empty(100)
-    TopK(0.3).decode(message, apart, reference)
-    TopK(0.3).decode(message, reference, reference)
+    codec.decode(message, apart, reference)
+    codec.decode(message, reference, reference)
     assert torch.equal(apart, reference)
+
+
+# mean square errors of the best uniform quantisers of normally distributed numbers (Max 1960, Table II)
+@pytest.mark.parametrize(
+    ('bits', 'error'), [(2, 0.1188), (3, 0.03744), (4, 0.01154), (5, 0.003495), (6, 0.00104), (7, 3.04e-4)]
+)
+def test_changes_are_quantised_as_well_as_a_uniform_quantiser_can(bits, error):
+    generator = torch.Generator().manual_seed(0)
+    reference, change = torch.randn(2, 200_000, generator=generator)
+    change *= torch.logspace(-6, 2, 200_000)  # every chunk has its own scale
+    change[512:1024] = 0
+    tensor = reference.double() + change
+    out = torch.empty_like(tensor)
+    codec = Changes(bits)
+    codec.decode(codec.encode(tensor, reference.double()), out, reference.double())
+    relative = ((out - tensor) / torch.logspace(-6, 2, 200_000)).square()
+    assert relative[1024:].mean() == pytest.approx(error, rel=0.05)
+    torch.testing.assert_close(out[512:1024], tensor[512:1024], rtol=0, atol=1e-12)
+
+
+def test_the_largest_changes_arrive_within_half_a_level_and_the_others_not_at_all():
+    generator = torch.Generator().manual_seed(0)
+    reference, change = torch.randn(2, 3 * 4096 + 700, generator=generator)
+    codec = Changes(4, share=0.1)
+    sent = _through(codec, reference + change, reference) - reference
+    for was, became in zip(change.split(4096), sent.split(4096), strict=True):
+        kept = was.abs() >= was.abs().topk(min(410, was.numel())).values[-1]
+        assert became[~kept].abs().max().item() < 1e-6 if not kept.all() else True
+        step = (was.abs().max() - was[kept].abs().min()) / 8
+        assert (became - was)[kept].abs().max() <= step / 2 + 1e-6
+        assert torch.equal(became[kept].sign(), was[kept].sign())
+
+
+def test_new_holders_get_blocks_at_a_finer_rate():
+    finer = Changes(2, new_holders=dict(bits=6, chunk=64)).of_new_holders()
+    assert isinstance(finer, Quantize) and (finer.bits, finer.chunk) == (6, 64)
+    assert Changes(2).of_new_holders().bits == 8
+    assert Changes(2, new_holders='whole').of_new_holders() is None is TopK().of_new_holders()
+    assert isinstance(TopK(new_holders='largest').of_new_holders(), TopK)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +152,10 @@ def test_decoding_in_place_of_the_reference():
         (dict(bits=4), 'codec must be dict'),
         (dict(type='quantize', bits=3), 'codec.bits must be an integer from 4 to 8, got 3'),
         (dict(type='quantize', bits=8, chunk=100), 'codec.chunk must be a multiple of 8, got 100'),
+        (dict(type='changes', bits=1), 'codec.bits must be an integer from 2 to 8, got 1'),
+        (dict(type='changes', chunk=100), 'codec.chunk must be None or a multiple of 8 up to 65536, got 100'),
+        (dict(type='changes', new_holders=dict(bits=2)), r"codec.new_holders={'bits': 2}: codec.bits must be"),
+        (dict(type='changes', new_holders=dict(bit=8)), r"codec.new_holders={'bit': 8}: .*unexpected"),
         (dict(type='topk', share=0), 'codec.share must be above 0'),
         (dict(type='topk', new_holders='none'), "codec.new_holders must be 'whole' or 'largest', got 'none'"),
     ],

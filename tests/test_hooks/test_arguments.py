@@ -76,6 +76,8 @@ OF_ROUNDS: dict[str, Right] = dict(
     max_bad_rounds=at_least(1),
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )
+OUTER = dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)
+OF_BOTH = OF_ROUNDS | dict(outer=one_of(None, OUTER))
 OF_RESIST: dict[str, Right] = dict(
     min_blocks=optional(at_least(0)),
     warmup_rounds=at_least(0),
@@ -84,8 +86,8 @@ OF_RESIST: dict[str, Right] = dict(
 )
 ARGUMENTS: dict[type, dict[str, Right]] = {
     RoundHook: OF_ROUNDS | dict(protocol=lambda value: value == dict(type='LocalSGD')),
-    LocalSGDHook: OF_ROUNDS,
-    ResISTHook: OF_ROUNDS | OF_RESIST,
+    LocalSGDHook: OF_BOTH,
+    ResISTHook: OF_BOTH | OF_RESIST,
     SafeCheckpointHook: dict(background=flag, max_keep_ckpts=every),
     ExactResumeHook: {},
     DataCheckHook: {},
@@ -97,6 +99,14 @@ OF_CODECS: dict[str, dict[str, Right]] = dict(
         bits=lambda value: at_least(4)(value) and value <= 8,
         stochastic=flag,
         chunk=lambda value: at_least(8)(value) and value % 8 == 0,
+    ),
+    changes=dict(
+        bits=lambda value: at_least(2)(value) and value <= 8,
+        share=in_unit,
+        error_feedback=flag,
+        new_holders=one_of(None, 'whole', dict(bits=5)),
+        chunk=optional(lambda value: at_least(8)(value) and value % 8 == 0 and value <= 65536),
+        exact_whole=flag,
     ),
     topk=dict(share=in_unit, new_holders=one_of('whole', 'largest'), error_feedback=flag),
 )
@@ -116,7 +126,7 @@ anything = st.one_of(
     plain,
     st.lists(plain, max_size=3),
     st.dictionaries(st.sampled_from(['type', 'bits', 'x']), plain, max_size=2),
-    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD')]),
+    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), dict(bits=5), OUTER]),
 )
 
 

@@ -174,6 +174,9 @@ def test_a_class_that_coco_annotations_lack(tmp_path: Path):
     assert 'dog 1' in checked(coco(file, ('cat', 'dog')), num_classes=2)[0]
     with pytest.raises(DataError, match=r'has no category horse, which .* its categories are cat, dog'):
         checked(coco(file, ('horse', 'dog')), num_classes=2)
+    # mmdet would call the dog a cat
+    with pytest.raises(DataError, match=r"in another order .*: set classes = \('cat', 'dog'\)"):
+        checked(coco(file, ('dog', 'cat')), num_classes=2)
 
 
 def test_a_run_ends_with_the_error_in_one_line(root: Path):

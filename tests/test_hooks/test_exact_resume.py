@@ -110,6 +110,7 @@ def _run(
     seed: int | None = 7,
     hooks: tuple = (),
     scheduler: dict | list = COSINE,
+    best: str | None = None,
     **rounds: Any,
 ) -> Runner:
     folder = Path(work_dir) / f'run{next(_RUNS)}'
@@ -127,7 +128,10 @@ def _run(
         optim_wrapper=dict(optimizer=optimizer),
         param_scheduler=scheduler,
         default_hooks=dict(
-            logger=None, checkpoint=dict(type='CheckpointHook', interval=interval, by_epoch=by_epoch)
+            logger=None,
+            checkpoint=dict(
+                type='CheckpointHook', interval=interval, by_epoch=by_epoch, save_best=best, rule='greater'
+            ),
         ),
         randomness=dict(seed=seed),
         load_from=resume,
@@ -141,6 +145,14 @@ def _run(
 EPOCHS: dict[str, Any] = dict(train_cfg=dict(by_epoch=True, max_epochs=2), interval=1)
 ITERS: dict[str, Any] = dict(train_cfg=dict(by_epoch=False, max_iters=9, val_interval=5), interval=3)
 INFINITE = dict(type='InfiniteSampler')
+# with a new best score mmengine saves once more, after validation, while each worker has a residual
+COMPRESSED: dict[str, Any] = dict(
+    train_cfg=dict(by_epoch=False, max_iters=9, val_interval=4),
+    interval=3,
+    best='score',
+    codec=dict(type='changes', bits=2, exact_whole=False),
+    outer=dict(type='SGD', lr=0.8, momentum=0.5, nesterov=True, blocks=True),
+)
 # name: how the run is, loader processes of the first run, sampler, the checkpoint that is resumed. An epoch has 5
 # iterations: rounds of 2 are cut, and norms are recalibrated with the last 8 batches, of two epochs
 CASES: dict[str, tuple[dict, int, dict, str]] = {
@@ -152,6 +164,7 @@ CASES: dict[str, tuple[dict, int, dict, str]] = {
     'epochs, at their end': (dict(EPOCHS, interval=5, saves_by_epoch=False), 0, {}, 'iter_5.pth'),
     'iterations, 1': (dict(ITERS, momentum_restart_interval=1), 0, INFINITE, 'iter_6.pth'),
     'iterations, 2': (dict(ITERS, momentum_restart_interval=2), 2, INFINITE, 'iter_3.pth'),
+    'iterations, compressed': (COMPRESSED, 0, INFINITE, 'iter_4.pth'),
     'iterations, never': (dict(ITERS, momentum_restart_interval=None), 0, INFINITE, 'iter_6.pth'),
 }
 

@@ -9,6 +9,7 @@ import pytest
 import torch.distributed as dist
 from mmengine.visualization import Visualizer
 
+from resist_mm.analysis.runs import HeldRound, read_run
 from resist_mm.exchange import ExchangePlan, all_reduce_bytes
 from resist_mm.hooks import ResISTHook
 from resist_mm.partition import PartitionSampler
@@ -74,3 +75,13 @@ def test_log_progress_line_and_tensorboard_show_them(trained):
     for events in Path(work_dir).rglob('events.out.tfevents*'):
         tags |= set(EventAccumulator(str(events)).Reload().Tags()['scalars'])
     assert {f'train/{key}' for key in KEYS} <= tags or set(KEYS) <= tags
+
+
+def test_worker_0_records_who_held_what(trained):
+    work_dir, results = trained
+    held = read_run(work_dir).held
+    sampler = PartitionSampler(6, 4, 2, seed=results[0][3])
+    assert list(held) == [0, 1]
+    for index, of_round in held.items():
+        blocks = tuple(sampler.sample(index).blocks(worker) for worker in range(4))
+        assert of_round == HeldRound(blocks, 6, whole=index == 1), 'training ends after round 1'

@@ -9,38 +9,15 @@ import torch
 from torch import Tensor
 
 from resist_mm.hooks import RoundHook
-from resist_mm.rounds import LocalSGD, Part
+from resist_mm.rounds import ResIST
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 
-
-class Nesterov(LocalSGD):
-    """An outer step with momentum: Douillard et al., "DiLoCo", arXiv:2311.08105."""
-
-    needs_reference = True
-
-    def __init__(self) -> None:
-        self.velocity: dict[int, Tensor] = {}
-        self.staged: dict[int, Tensor] = {}
-
-    def on_mean(self, part: Part, mean: Tensor) -> None:
-        place = self.parts.all.index(part)
-        change = part.reference - mean
-        self.staged[place] = change + 0.6 * self.velocity.get(place, torch.zeros_like(change))
-        mean.copy_(part.reference - 0.8 * (change + 0.6 * self.staged[place]))
-
-    def commit(self) -> None:
-        self.velocity, self.staged = self.staged, {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(velocity=self.velocity)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.velocity = dict(state['velocity'])
+OUTER = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
 
 
 def _train(work_dir: str, forgets: bool, **resumed: Any) -> dict[str, Tensor]:
-    protocol = Nesterov()
+    protocol = ResIST(min_blocks=4, outer=OUTER)
     if forgets:
         protocol.load_state_dict = lambda state: None
     runner = toy_runner(

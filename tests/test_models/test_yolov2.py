@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 
 import resist_mm.models  # noqa: F401
 from resist_mm.evaluation import LossMetric
-from resist_mm.models.dense_heads.yolov2_head import VOC_PRIORS
+from resist_mm.models.dense_heads.voc_priors import VOC_PRIORS
 from resist_mm.registry import MODELS
 
 DATA = os.environ.get('RESIST_MM_DATA')

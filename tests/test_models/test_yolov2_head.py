@@ -519,3 +519,80 @@ class TestConfig:
         generator['base_sizes'] *= len(strides)
         with pytest.raises(ValueError, match=r'anchor_generator\.strides'):
             YOLOV2Head(num_classes=3, in_channels=4, anchor_generator=generator)
+
+
+class TestCrossEntropy:
+    def test_against_arithmetic(self):
+        """As for squared errors: an object of 40 x 50 in an input of 96 x 64."""
+        raw = blank(2, 3, num_images=2)
+        raw[0, 1, 1, 0] = torch.tensor([0.3, -0.4, 0.1, -0.2, 0.7, 0.5, -1.0, 2.0])
+        head = build(loss='bce', object_scale=5, noobject_scale=0.5, coord_scale=2)
+        losses = head.loss_by_feat(as_map(raw), [instances((40, 10, 80, 60), labels=[2]), instances()], [{}, {}])
+
+        coord = (sigmoid(0.3) - (60 / 32 - 1)) ** 2 + (sigmoid(-0.4) - (35 / 32 - 1)) ** 2
+        coord += (0.1 - math.log(40 / 32)) ** 2 + (-0.2 - math.log(50 / 32)) ** 2
+        coord *= 2 - 40 * 50 / (96 * 64)
+        obj, noobj = -math.log(sigmoid(0.7)), -(11 + 12) * math.log(1 - sigmoid(-2))
+        for name, value in {'coord': 2 * coord, 'obj': 5 * obj, 'noobj': 0.5 * noobj}.items():
+            assert losses[f'loss_{name}'].item() == pytest.approx(value / 2, rel=1e-5), name
+
+    def test_a_low_objectness_is_alive(self):
+        """The gradient of a predictor at 0.001 that has an object, with both losses."""
+        gradients = {}
+        for loss in ('squared', 'bce'):
+            pred_map = as_map(blank(1, 1, objectness=math.log(0.001 / 0.999))).requires_grad_()
+            losses = build(loss=loss).loss_by_feat(pred_map, [instances(centered(16, 16, 32, 32))], [{}])
+            losses['loss_obj'].backward()
+            gradients[loss] = -pred_map.grad.view(2, 8)[0, 4].item()
+        assert gradients['bce'] == pytest.approx(0.999)
+        assert 0 < gradients['squared'] < 0.011
+
+    def test_defaults(self):
+        for loss, scales in {'squared': (1, 5), 'bce': (0.5, 1)}.items():
+            head = build(loss=loss)
+            assert (head.coord_scale, head.object_scale) == scales
+        assert (build(loss='bce', coord_scale=3, object_scale=4).coord_scale) == 3
+
+    def test_weight_of_no_object_rises(self):
+        raw, gt = as_map(blank(2, 3)), [instances()]
+        head = build(loss='bce', prior_images=10)
+        seen = []
+        for images in (0, 5, 10, 20):
+            head.images_seen.fill_(images)
+            seen.append(head.loss_by_feat(raw, gt, [{}])['loss_noobj'].item())
+        whole = build(loss='bce').loss_by_feat(raw, gt, [{}])['loss_noobj'].item()
+        assert seen == pytest.approx([0.1 * whole, 0.55 * whole, whole, whole])
+        squared = build(prior_images=10).loss_by_feat(raw, gt, [{}])['loss_noobj'].item()
+        assert squared == pytest.approx(12 * sigmoid(-2) ** 2)
+
+    @pytest.mark.parametrize('scale', [1, 1000])
+    def test_gradients_are_finite(self, scale):
+        torch.manual_seed(0)
+        pred_map = (scale * torch.randn(2, 16, 2, 3)).requires_grad_()
+        gt = [instances((40, 10, 80, 60)), instances((0, 0, 96, 64), (1, 1, 2, 2))]
+        losses = build(loss='bce', prior_images=100).loss_by_feat(pred_map, gt, [{}, {}])
+        sum(losses.values()).backward()
+        assert all(loss.isfinite() for loss in losses.values())
+        assert pred_map.grad.isfinite().all()
+
+    def test_first_objectness(self):
+        for loss, expected in {'squared': 0.5, 'bce': 0.01}.items():
+            head = build(loss=loss)
+            head.init_weights()
+            biases = head.conv_pred.bias.view(2, 8)
+            assert biases[:, 4].sigmoid().tolist() == pytest.approx([expected] * 2)
+            assert biases[:, :4].abs().max() == biases[:, 5:].abs().max() == 0
+
+    def test_pretrained_weights_keep_their_bias(self, tmp_path):
+        """Those of a head with the other loss: checkpoints are the same."""
+        old = build()
+        old.init_weights()
+        torch.save(old.state_dict(), tmp_path / 'head.pth')
+        head = build(loss='bce', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'head.pth')))
+        head.init_weights()
+        assert torch.equal(head.conv_pred.bias, old.conv_pred.bias)
+        assert head.state_dict().keys() == old.state_dict().keys()
+
+    def test_a_loss_that_does_not_exist(self):
+        with pytest.raises(ValueError, match=r"`loss` of YOLOV2Head must be one of 'squared', 'bce', got 'focal'"):
+            build(loss='focal')

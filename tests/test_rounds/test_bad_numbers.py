@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from resist_mm.partition import Assignment
 from resist_mm.rounds import BadNumbers, Engine, ExchangeRefused, LocalSGD, ResIST
 from resist_mm.rounds.bad_rounds import BadRounds
 from resist_mm.rounds.health import all_finite, what_is_bad
+from resist_mm.rounds.part import Part, statistics_of
 from resist_mm.rounds.round_start import Remaining
 from resist_mm.rounds.staging import StagedExchange
 from tests.test_hooks.averages import run_all
@@ -234,6 +236,70 @@ def test_by_default_all_workers_stop_and_name_worker_round_block_and_parameter()
         assert error.startswith('round 1: worker 1: NaN in ') and NAMES[where] in error
         assert '(block ' in error and 'the last checkpoint is the one to resume from' in error
         assert all(kept for _, kept in results)
+
+
+def _each_number(engine: Engine) -> Iterator[tuple[Part, str, Tensor]]:
+    """A view of one number of each thing that travels with each part that this worker holds."""
+    optimizer = engine.states[1].optimizers[0]
+    for part in engine.parts.all:
+        if part.held:
+            momentum = optimizer.state[part.flat.params[-1]]['momentum_buffer']
+            yield part, 'weights', part.flat.flat[-1:]
+            yield part, 'momentum', momentum.view(-1)[-1:]
+            yield part, 'statistics', statistics_of(part.norms)[-1][-1:]
+
+
+def _all_are_seen(protocol: Any, whole: bool) -> list[str]:
+    engine = trained_engine(protocol, **TRAVELS)
+    engine.begin_round()
+    train(engine, 0)
+    engine.exchange()
+    train(engine, 1)
+    missed = []
+    for worker in range(engine.num_workers):
+        mine = list(_each_number(engine)) if worker == engine.rank else []
+        counts = [None] * engine.num_workers
+        dist.all_gather_object(counts, len(mine))
+        for index in range(counts[worker]):
+            before = [view.clone() for *_, view in mine]
+            if mine:
+                mine[index][2].fill_(float('inf') if index % 2 else float('nan'))
+            try:
+                engine.exchange(whole)
+                missed.append(f'worker {worker}, {index}')
+            except BadNumbers as error:
+                if f'worker {worker}' not in str(error):
+                    missed.append(str(error))
+            for (*_, view), value in zip(mine, before, strict=True):
+                view.copy_(value)
+    engine.exchange(whole)  # nothing is wrong any more
+    return missed
+
+
+@pytest.mark.parametrize('form', ['sharing', 'sole holders', 'local SGD'])
+def test_a_single_bad_number_is_seen_wherever_it_is(form):
+    protocol, workers = FORMS[form]
+    cases = [(_all_are_seen, (protocol, whole)) for whole in (False, True)]
+    assert all(missed == [] for results in run_all(workers, cases) for missed in results)
+
+
+def _large(value: float) -> tuple[str, bool]:
+    engine = trained_engine(LocalSGD())
+    engine.begin_round()
+    for part in engine.parts.all:
+        part.flat.flat.fill_(value)
+    try:
+        engine.exchange()
+    except BadNumbers as error:
+        return str(error), all(bool((part.flat.flat == value).all()) for part in engine.parts.all)
+    return '', all(bool(part.flat.flat.isfinite().all()) for part in engine.parts.all)
+
+
+def test_large_numbers_are_accepted_unless_their_mean_overflows():
+    accepted, refused = run_all(3, [(_large, (1e38,)), (_large, (2e38,))])
+    assert accepted == [('', True)] * 3
+    for error, kept in refused:
+        assert error.startswith('round 0: a mean is not finite although') and kept
 
 
 def _several_rounds(bad_of_rounds: list[list[int]], most: int) -> tuple[int, str]:

@@ -74,7 +74,10 @@ def test_the_flagship_trains_validates_and_saves(flagship):
     state = torch.load(work_dir / 'epoch_1.pth', weights_only=False)['state_dict']
     assert state['backbone.layer3.scale'] == 0.25
     assert all(value.numel() for value in state.values())
-    assert list(work_dir.glob('best_pascal_voc_loss_epoch_1.pth'))
+    for name in ('loss', 'mAP'):
+        assert list(work_dir.glob(f'best_pascal_voc_{name}_epoch_1.pth'))
+    for noise in ('OneDL', 'faster_coco_eval', 'FileClient', 'NUM_THREADS environment'):
+        assert noise not in log
 
 
 def test_the_flagship_resumes(flagship, real_data):

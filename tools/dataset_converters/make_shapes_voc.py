@@ -18,6 +18,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--test', type=int, default=100, help='number of test images (default: 100)')
     parser.add_argument('--size', type=int, default=160, help='side of an image in pixels (default: 160)')
     parser.add_argument('--seed', type=int, default=0, help='seed of all images (default: 0)')
+    parser.add_argument(
+        '--rare', metavar='CLASS', help='make this class rare and small: one object in ten, 10 to 16 pixels'
+    )
     return parser.parse_args()
 
 
@@ -25,7 +28,7 @@ def main() -> None:
     """Write the set, or print in one line why that failed."""
     args = parse_args()
     try:
-        folder = make_shapes_voc(args.out_dir, args.train, args.test, args.size, args.seed)
+        folder = make_shapes_voc(args.out_dir, args.train, args.test, args.size, args.seed, args.rare)
     except (ValueError, OSError) as error:
         sys.exit(f'make_shapes_voc: {error}')
     print(f'{folder}: {args.train} images to train, {args.test} to test')

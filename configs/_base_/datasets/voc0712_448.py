@@ -1,15 +1,16 @@
 # Pascal VOC 2007 + 2012 trainval, tested on VOC2007 test, at 448x448 without augmentation.
 data_root = '{{$RESIST_MM_VOC:data/VOCdevkit/}}'
+image_size = (448, 448)  # width and height of the network's input, multiples of 32
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(448, 448), keep_ratio=False),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(448, 448), keep_ratio=False),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     # after Resize: VOCMetric wants boxes in the coordinates of the original image
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

@@ -9,13 +9,14 @@ from torch import nn
 
 from ...builders import build_codec
 from ...exchange import Traffic
+from ...exchange.wire import shard_bounds
 from ...partition import Assignment
 from ...rounds import Engine, RoundProtocol
-from ...rounds.health import examine
+from ...rounds.health import all_finite, examine
 
 __all__ = ['EngineRounds']
 
-VOTES = 3  # of an exchange: on what travels, before it begins, and once it is complete
+VOTES = 2  # of an exchange: before anything is sent, and once it is complete
 
 
 class EngineRounds:
@@ -37,6 +38,7 @@ class EngineRounds:
     ) -> None:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
         self._protocol = _AsTold(deal_blocks)
+        self._compresses = codec is not None
         self._engine = Engine(model, self.optimizer, self._protocol, build_codec(codec))
 
     @property
@@ -62,11 +64,19 @@ class EngineRounds:
     def guard(self) -> tuple[float, float]:
         """Do once more what the guard does in an exchange in which nothing is wrong.
 
+        This worker looks at its piece of what all average, and at as many blocks as it holds.
+
         Returns:
             tuple[float, float]: Seconds of the look at all numbers, and of the votes.
         """
         engine, began = self._engine, time.perf_counter()
-        examine(engine.parts, [state for state in engine.states if state.travels(engine.round, whole=False)])
+        if self._compresses:
+            examine(engine.parts, [state for state in engine.states if state.travels(engine.round, whole=False)])
+        for part in engine.parts.all:
+            if part.flat is not None and part.held:
+                share = shard_bounds(part.flat.numel, engine.num_workers)[engine.rank]
+                low, high = share if part.block is None else (0, part.flat.numel)
+                all_finite([part.flat.flat[low:high]])
         looked = time.perf_counter()
         for _ in range(VOTES):
             engine.transport.vote(0)

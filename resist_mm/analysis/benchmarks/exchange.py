@@ -9,7 +9,7 @@ count. After the first exchange of each turn the result is checked against the m
 should be.
 
 Seconds are medians over the rounds of the slowest worker. The guard's part of an exchange, its look
-at all numbers and its votes, is timed once more on its own after each. Bytes are means, of all workers
+at the results and its votes, is timed once more on its own after each. Bytes are means, of all workers
 together, every byte sent counted once: those of resist and local_sgd are what the workers
 counted, and have to be the plan's; those of paper and torch_averager are worked out.
 
@@ -150,7 +150,7 @@ def print_table(summary: dict[str, Any]) -> None:
     for name, guard in summary['guard_seconds'].items():
         share = sum(guard.values()) / summary['seconds'][name]
         print(
-            f'guard of {name}: {share:.1%} of its exchange; the look at all numbers takes '
+            f'guard of {name}: {share:.1%} of its exchange; the look at the results takes '
             f'{1e3 * guard["looking"]:.2f} ms, its votes {1e3 * guard["voting"]:.2f} ms'
         )
     buffers = summary['buffer_bytes']

@@ -15,9 +15,10 @@ import time
 from copy import deepcopy
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import ConfigDict, DictAction
 from mmengine.runner import Runner
 
+from ...convert import read_config
 from ...registry import MODELS
 
 WARMUP_BATCHES = 2
@@ -71,9 +72,7 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=2, help='measurements of each way; default: 2')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     preprocessor = cfg.model.data_preprocessor
     nothing = dict(type='resist_mm.BatchPreprocessor')
     ways = {'in memory, whole batches': (cfg.train_dataloader, preprocessor)}

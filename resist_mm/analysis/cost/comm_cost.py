@@ -89,7 +89,9 @@ def rows_of(
     if run.network.blocks:
         least = run.min_blocks if blocks is None else blocks
         for name, codec in codecs.items():
-            cost = resist_cost(travelling, num_workers, least, args.samples, args.seed, codec)
+            cost = resist_cost(
+                travelling, num_workers, least, args.samples, args.seed, codec, run.outer_momentum_bytes
+            )
             rows.append(as_row(run, name, cost, warmup_cost(travelling, num_workers, codec)))
     rows += [as_row(run, name, cost) for name, cost in local_sgd.items()]
     rows.append(as_row(run, 'none', ddp_cost(run.network, num_workers, run.local_iters)))
@@ -149,7 +151,8 @@ def print_table(run: CountedRun, rows: list[dict[str, Any]]) -> None:
     if run.length is None:
         print("\n?: the data set's files are not here to be counted: give --num-images or --dataset")
     if run.whole_every:
-        print('\nrounds that a validation or a checkpoint ends make the model whole, in fp32: counted on the wire')
+        exact = ', in fp32' if all((cfg or {}).get('exact_whole', True) for cfg in run.codecs.values()) else ''
+        print(f'\nrounds that a validation or a checkpoint ends make the model whole{exact}: counted on the wire')
     if run.averages:
         print('\na moving average of the weights travels with them, in fp32: counted for ResIST and local SGD')
     for note in run.notes:

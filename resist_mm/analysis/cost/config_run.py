@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from ...config_hooks import ROUND_HOOKS
+from ...convert import resolve_references
 from ...convert.build import build_to_look_at
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
@@ -32,6 +33,7 @@ class ConfigRun:
         hook: The config of the hook that runs rounds; empty if there is none.
         averages: The configs of the hooks that keep moving averages of the weights.
         whole_every: Intervals of validation and checkpoints, in epochs; in iterations in a run that counts those.
+        saved_every: That of checkpoints; empty if there are none.
     """
 
     network: NetworkSize
@@ -42,6 +44,7 @@ class ConfigRun:
     hook: dict[str, Any]
     averages: tuple[dict[str, Any], ...] = ()
     whole_every: tuple[int, ...] = ()
+    saved_every: tuple[int, ...] = ()
 
 
 def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigRun:
@@ -57,6 +60,7 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
     """
     try:
         cfg = Config.fromfile(path)
+        resolve_references(cfg)
     except (AttributeError, KeyError, SyntaxError, TypeError) as error:
         raise ValueError(f'{path} cannot be read as a config: {error}') from None
     if 'model' not in cfg:
@@ -75,7 +79,8 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         iters=train_cfg.get('max_iters'),
         hook=hooks[0] if hooks else {},
         averages=tuple(averages),
-        whole_every=_whole_every(cfg),
+        whole_every=tuple(sorted({*_validated_every(cfg), *_saved_every(cfg)})),
+        saved_every=_saved_every(cfg),
     )
 
 
@@ -83,15 +88,17 @@ def _hooks(cfg: Config, names: Collection[str]) -> list[dict[str, Any]]:
     return [dict(hook) for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] in names]
 
 
-def _whole_every(cfg: Config) -> tuple[int, ...]:
+def _validated_every(cfg: Config) -> tuple[int, ...]:
     train_cfg = cfg.get('train_cfg') or {}
+    interval = train_cfg.get('val_interval', 1000 if 'max_iters' in train_cfg else 1)  # mmengine's defaults
+    return (interval,) if cfg.get('val_cfg') is not None and interval > 0 else ()
+
+
+def _saved_every(cfg: Config) -> tuple[int, ...]:
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    by_iters = 'max_iters' in train_cfg
-    validates = cfg.get('val_cfg') is not None
-    intervals = [train_cfg.get('val_interval', 1000 if by_iters else 1)] * validates  # mmengine's defaults
-    if checkpoint.get('by_epoch', True) != by_iters:
-        intervals.append(checkpoint.get('interval', -1))
-    return tuple(sorted({interval for interval in intervals if interval > 0}))
+    interval = checkpoint.get('interval', -1)
+    counts_alike = checkpoint.get('by_epoch', True) != ('max_iters' in (cfg.get('train_cfg') or {}))
+    return (interval,) if counts_alike and interval > 0 else ()
 
 
 def network_size(model: nn.Module, image_size: tuple[int, int] | None = None) -> NetworkSize:

@@ -34,6 +34,8 @@ class CountedRun:
         averages: Number of moving averages of the weights that are kept (EMA); with rounds they travel, too.
         warmup_rounds: Rounds of local SGD before ResIST begins.
         whole_every: Intervals at which the model is made whole, in epochs or, if ``iters`` is given, iterations.
+        saved_every: Those of checkpoints, if they are known apart; a codec may compress the others.
+        outer_momentum: Whether blocks take an outer step, whose momentum travels with them.
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
     """
@@ -49,6 +51,8 @@ class CountedRun:
     averages: int = 0
     warmup_rounds: int = 0
     whole_every: tuple[int, ...] = ()
+    saved_every: tuple[int, ...] | None = None
+    outer_momentum: bool = False
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
 
@@ -56,6 +60,11 @@ class CountedRun:
     def travelling(self) -> NetworkSize:
         """The sizes of what travels in rounds."""
         return self.network.with_averages(self.averages)
+
+    @property
+    def outer_momentum_bytes(self) -> list[int]:
+        """Size of the outer momentum that travels with each block; empty if there is none."""
+        return [block.message_bytes() for block in self.network.blocks] if self.outer_momentum else []
 
     def schedule(self, num_workers: int) -> Schedule | None:
         """The schedule of the run with a given number of workers; None if it is not known."""
@@ -70,8 +79,13 @@ class CountedRun:
             iters, unit = ceil(per_epoch * epochs), per_epoch
         else:
             return None
-        whole = {at for every in self.whole_every for at in range(every * unit, iters + 1, every * unit)}
-        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, tuple(sorted(whole)))
+        whole, saved = (
+            None
+            if intervals is None
+            else tuple(sorted({at for every in intervals for at in range(every * unit, iters + 1, every * unit)}))
+            for intervals in (self.whole_every, self.saved_every)
+        )
+        return Schedule(iters, self.local_iters, epochs, self.warmup_rounds, whole or (), saved)
 
 
 def named_run(args: argparse.Namespace) -> CountedRun:
@@ -109,6 +123,7 @@ def config_run(args: argparse.Namespace) -> CountedRun:
             f'{args.config} has neither ResISTHook nor LocalSGDHook in custom_hooks, so the length of a round is '
             'not known: give --local-iters'
         )
+    outer = hook.get('outer') or {}
     notes = []
     if found.batch_size is None and args.batch_size is None:
         notes.append('the batch of a worker is not known: give --batch-size')
@@ -131,6 +146,8 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         len(found.averages),
         hook.get('warmup_rounds', 0),
         found.whole_every,
+        found.saved_every,
+        bool(outer.get('blocks') and outer.get('momentum')),
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
     )

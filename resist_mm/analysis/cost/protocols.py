@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -30,6 +31,7 @@ def resist_cost(
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     codec: Codec | None = None,
+    outer_momentum: Sequence[int] = (),
 ) -> RoundCost:
     """The mean cost of a round of ResIST over sampled rounds.
 
@@ -42,9 +44,11 @@ def resist_cost(
         codec (Codec, optional): How weights are compressed. A block that travels
             uncompressed because a new holder has no old value of it is counted that way
             on the wire; the paper's way of counting makes no such distinction.
+        outer_momentum (Sequence[int]): Bytes of outer momentum that go to new holders with each block, and not to
+            its aggregating worker; counted on the wire only. Defaults to (): none.
 
     Returns:
-        RoundCost: In its last round, which makes the model whole, everything is fp32.
+        RoundCost: In its last round, which makes the model whole, everything is fp32, as before a checkpoint.
 
     Raises:
         ValueError: If there is nothing to deal out, ``samples`` is below 1, or an
@@ -64,9 +68,12 @@ def resist_cost(
         'resist',
         num_workers,
         paper=2 * fmean(_held_bytes(network, a, codec) for a in rounds[:samples]),
-        wire=shared + fmean(_handed_over(network, plan, codec) for plan in plans),
-        last_wire=shared_exact + fmean(_handed_over(network, plan, None) for plan in lasts),
+        wire=shared + fmean(_handed_over(network, plan, codec, outer_momentum) for plan in plans),
+        last_wire=shared_exact + fmean(_handed_over(network, plan, None, outer_momentum) for plan in lasts),
         messages=1 + fmean(plan.num_sends for plan in plans),
+        validation_wire=_if_compressed(
+            codec, shared + fmean(_handed_over(network, plan, codec, outer_momentum) for plan in lasts)
+        ),
     )
 
 
@@ -82,6 +89,7 @@ def local_sgd_cost(network: NetworkSize, num_workers: int, codec: Codec | None =
         wire=network.whole.average_bytes(num_workers, codec),
         last_wire=network.whole.average_bytes(num_workers),
         messages=1,
+        validation_wire=_if_compressed(codec, network.whole.average_bytes(num_workers, codec)),
     )
 
 
@@ -95,6 +103,7 @@ def warmup_cost(network: NetworkSize, num_workers: int, codec: Codec | None = No
         wire=sum(part.average_bytes(num_workers, codec) for part in parts),
         last_wire=network.whole.average_bytes(num_workers),
         messages=len(parts),
+        validation_wire=_if_compressed(codec, sum(part.average_bytes(num_workers, codec) for part in parts)),
     )
 
 
@@ -169,15 +178,22 @@ def pipeline_cuts(num_blocks: int, num_parts: int) -> list[int]:
     return [round(part * num_blocks / num_parts) for part in range(1, num_parts)]
 
 
-def _handed_over(network: NetworkSize, plan: ExchangePlan, codec: Codec | None) -> int:
+def _if_compressed(codec: Codec | None, wire: float) -> float | None:
+    """The bytes of making the model whole for a validation, if that is compressed."""
+    return None if codec is None or codec.exact_whole else wire
+
+
+def _handed_over(
+    network: NetworkSize, plan: ExchangePlan, codec: Codec | None, outer_momentum: Sequence[int]
+) -> int:
     """Bytes of the blocks' messages in an exchange."""
     gathered = [block.message_bytes(codec) for block in network.blocks]
-    if codec is None or not codec.whole_for_new_holders:
-        return plan.total(gathered)
-    delivered = [
-        block.message_bytes(codec if plan.all_have_old_value(number) else None)
-        for number, block in enumerate(network.blocks)
-    ]
+    delivered = list(gathered)
+    for number, block in enumerate(network.blocks):
+        if codec is not None and not plan.all_have_old_value(number):
+            delivered[number] = block.message_bytes(codec.of_new_holders())
+    if outer_momentum:
+        delivered = [a + b for a, b in zip(delivered, outer_momentum, strict=True)]
     return plan.total(gathered, delivered)
 
 

@@ -27,6 +27,7 @@ class Schedule:
         warmup_rounds: Rounds of local SGD before ResIST begins; ResIST only.
         whole_at: Iterations after which the model is made whole for a validation or a
             checkpoint, so that a round may end early; after the last one it always is.
+        saved_at: Those of a checkpoint, if they are known apart; a codec may compress the others. None: all.
     """
 
     iters: int
@@ -34,6 +35,7 @@ class Schedule:
     epochs: float | None = None
     warmup_rounds: int = 0
     whole_at: tuple[int, ...] = ()
+    saved_at: tuple[int, ...] | None = None
 
     @classmethod
     def of_data(
@@ -45,11 +47,22 @@ class Schedule:
     @property
     def whole_rounds(self) -> list[int]:
         """The rounds that end with the whole model; the last one always does."""
-        ends, rounds, previous = [], 0, 0
+        return list(self._ends)
+
+    @property
+    def exact_rounds(self) -> list[int]:
+        """Those of them that end with a checkpoint or the end of training."""
+        saved = self.whole_at if self.saved_at is None else self.saved_at
+        return [index for index, iteration in self._ends.items() if iteration in {*saved, self.iters}]
+
+    @property
+    def _ends(self) -> dict[int, int]:
+        """By round that ends with the whole model: after which iteration."""
+        ends, rounds, previous = {}, 0, 0
         for iteration in sorted({at for at in self.whole_at if at < self.iters} | {self.iters}):
             rounds += ceil((iteration - previous) / self.local_iters)
             previous = iteration
-            ends.append(rounds - 1)
+            ends[rounds - 1] = iteration
         return ends
 
     @property
@@ -67,7 +80,8 @@ class RoundCost:
         num_workers: Number of workers, S in the paper.
         paper: Uploads and downloads of everything held.
         wire: Every byte once.
-        last_wire: The same in a round after which the model is whole, always fp32.
+        last_wire: The same in a round after which the model is whole, in fp32.
+        validation_wire: The same if it is only validated; None: no difference.
         messages: Number of point-to-point messages and collectives in a round.
         idle_share: Share of the time for which a pipeline's workers wait.
     """
@@ -79,6 +93,7 @@ class RoundCost:
     last_wire: float
     messages: float
     idle_share: float = 0.0
+    validation_wire: float | None = None
 
     def per_epoch(self, schedule: Schedule, warmup: RoundCost | None = None) -> tuple[float, float] | None:
         """Bytes of an average epoch, in both ways of counting: paper, wire; None if epochs are not known."""
@@ -107,4 +122,7 @@ class RoundCost:
 
     def _rounds(self, schedule: Schedule, first: int, end: int) -> tuple[float, float]:
         whole = sum(first <= index < end for index in schedule.whole_rounds)
-        return self.paper * (end - first), self.wire * (end - first - whole) + self.last_wire * whole
+        exact = sum(first <= index < end for index in schedule.exact_rounds)
+        validated = self.last_wire if self.validation_wire is None else self.validation_wire
+        wire = self.wire * (end - first - whole) + self.last_wire * exact + validated * (whole - exact)
+        return self.paper * (end - first), wire

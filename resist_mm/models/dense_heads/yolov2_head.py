@@ -1,7 +1,5 @@
 """YOLOv2 head."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -16,37 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from resist_mm.registry import MODELS
 
+from .voc_priors import VOC_ANCHOR_GENERATOR
+from .yolov2_losses import Predictions, logit, loss_kind, objectness_errors, rising_weight, size_weights
 from .yolov2_targets import YOLOV2Targets, build_targets
 
-# The five priors of YOLOv2 for VOC, in cells of 32 pixels (YOLO9000, section 2, "Dimension Clusters").
-VOC_PRIORS = (
-    (1.3221, 1.73145),
-    (3.19275, 4.00944),
-    (5.05587, 8.09892),
-    (9.47112, 4.84053),
-    (11.2364, 10.0071),
-)
-VOC_ANCHOR_GENERATOR = {
-    'type': 'mmdet.YOLOAnchorGenerator',
-    'strides': [32],
-    'base_sizes': [[(32 * width, 32 * height) for width, height in VOC_PRIORS]],
-}
 BBOX_CODER = {'type': 'mmdet.YOLOBBoxCoder'}
-# The bias stays 0, an objectness of one half: from a low start, squared error through a sigmoid has hardly
-# any gradient.
 INIT_CFG = {'type': 'Normal', 'layer': 'Conv2d', 'std': 0.01}
 # exp(10) priors are larger than any image; beyond, a wild prediction would overflow and its IoU be NaN.
 MAX_LOG_SIZE = 10.0
-
-
-class _Predictions(NamedTuple):
-    """A prediction map, decoded. N images, P = H * W * num_priors predictors, fp32 throughout."""
-
-    coords: Tensor  # (N, P, 4): centre in its cell, 0 to 1; logarithm of size over prior
-    boxes: Tensor  # (N, P, 4): (x1, y1, x2, y2) in pixels, without gradient
-    objectness: Tensor  # (N, P): 0 to 1
-    logits: Tensor  # (N, P, num_classes)
-    priors: Tensor  # (P, 4): (x1, y1, x2, y2) in pixels
 
 
 @MODELS.register_module()
@@ -65,6 +40,12 @@ class YOLOV2Head(BaseDenseHead):
       training images and zero from then on. It belongs to training, so it is zero in evaluation and without
       gradients.
 
+    That is ``loss='squared'``, the paper's. It learns nothing of objects that are rare for their prior. With
+    ``loss='bce'``, as in YOLOv3, ``loss_obj`` and ``loss_noobj`` are binary cross entropies with targets 1 and
+    0, and coordinates weigh more the smaller an object is, from 1 to 2. Objectness begins at 0.01 and the weight
+    of ``loss_noobj`` at a tenth, from where it rises over the first ``prior_images``. ``docs/detection.md``
+    compares the two, and Darknet. Checkpoints are the same for both.
+
     The number of training images seen is the buffer ``images_seen``, so that a resumed run continues correctly.
 
     Args:
@@ -74,14 +55,15 @@ class YOLOV2Head(BaseDenseHead):
             level; it also gives the stride. Defaults to stride 32 with the five VOC priors of YOLOv2.
         bbox_coder (:obj:`ConfigDict` or dict): Config of the box coder. Defaults to mmdet's
             ``YOLOBBoxCoder``.
-        object_scale (float): Weight of ``loss_obj``. Defaults to 5.
+        loss (str): ``'squared'`` or ``'bce'``. Defaults to ``'squared'``.
+        object_scale (float, optional): Weight of ``loss_obj``. Defaults to None: 5, or 1 with ``'bce'``.
         noobject_scale (float): Weight of ``loss_noobj``. Defaults to 1.
-        coord_scale (float): Weight of ``loss_coord``. Defaults to 1.
+        coord_scale (float, optional): Weight of ``loss_coord``. Defaults to None: 1, or 0.5 with ``'bce'``.
         class_scale (float): Weight of ``loss_cls``. Defaults to 1.
         ignore_iou_thr (float): IoU above which a predictor without an object is not penalised. Defaults to
             0.6.
-        prior_images (int): Number of training images, seen by this worker, with ``loss_prior``; 0 switches
-            it off. Defaults to 12800.
+        prior_images (int): Number of training images, seen by this worker, with ``loss_prior`` and, with
+            ``'bce'``, a lower weight of ``loss_noobj``; 0 switches both off. Defaults to 12800.
         prior_scale (float): Weight of ``loss_prior``. Defaults to 0.01.
         train_cfg (:obj:`ConfigDict` or dict, optional): Not used; mmdet's detectors pass it.
         test_cfg (:obj:`ConfigDict` or dict, optional): Post-processing: ``score_thr``, ``nms_pre``, ``nms``,
@@ -99,9 +81,10 @@ class YOLOV2Head(BaseDenseHead):
         in_channels: int,
         anchor_generator: ConfigType = VOC_ANCHOR_GENERATOR,
         bbox_coder: ConfigType = BBOX_CODER,
-        object_scale: float = 5.0,
+        loss: str = 'squared',
+        object_scale: float | None = None,
         noobject_scale: float = 1.0,
-        coord_scale: float = 1.0,
+        coord_scale: float | None = None,
         class_scale: float = 1.0,
         ignore_iou_thr: float = 0.6,
         prior_images: int = 12800,
@@ -111,6 +94,9 @@ class YOLOV2Head(BaseDenseHead):
         init_cfg: OptMultiConfig = INIT_CFG,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        self.kind = loss_kind(loss)
+        object_scale = self.kind.object_scale if object_scale is None else object_scale
+        coord_scale = self.kind.coord_scale if coord_scale is None else coord_scale
         _check_at_least(1, num_classes=num_classes, in_channels=in_channels)
         _check_at_least(
             0,
@@ -147,6 +133,14 @@ class YOLOV2Head(BaseDenseHead):
         self.conv_pred = nn.Conv2d(in_channels, self.num_base_priors * (5 + num_classes), 1)
         self.images_seen: Tensor
         self.register_buffer('images_seen', torch.zeros((), dtype=torch.long))
+
+    def init_weights(self) -> None:
+        """Initialise the weights, and the bias of the objectness as the loss needs it."""
+        first = not self.is_init
+        super().init_weights()
+        if first and self.kind.cross_entropy and not _is_pretrained(self.init_cfg):
+            biases = self.conv_pred.get_parameter('bias').data.view(self.num_base_priors, -1)
+            biases[:, 4] = logit(self.kind.first_objectness)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Predict from the last feature map.
@@ -215,12 +209,14 @@ class YOLOV2Head(BaseDenseHead):
         height, width = pred_map.shape[-2:]
         targets = build_targets(boxes, labels, preds.priors, (height, width), self.stride)
         return {
-            **self._box_losses(preds, targets),
+            **self._box_losses(preds, targets, (width * self.stride, height * self.stride)),
             **self._objectness_losses(preds, targets, known),
             'loss_cls': self._class_loss(preds, targets),
         }
 
-    def _box_losses(self, preds: _Predictions, targets: YOLOV2Targets) -> dict[str, Tensor]:
+    def _box_losses(
+        self, preds: Predictions, targets: YOLOV2Targets, input_size: tuple[float, float]
+    ) -> dict[str, Tensor]:
         """Squared error of the box coordinates.
 
         The target of a predictor without an object is its own prior: that is the early regularisation. The
@@ -231,6 +227,8 @@ class YOLOV2Head(BaseDenseHead):
         coords = self.bbox_coder.encode(priors, targets.boxes.flatten(0, 1), self.stride)
         error = (preds.coords - coords.view_as(preds.coords)).square().sum(dim=-1)
         coord_error = error.masked_fill(~targets.responsible, 0)
+        if self.kind.cross_entropy:
+            coord_error = coord_error * size_weights(targets.boxes, *input_size)
         early = self.images_seen < self.prior_images  # stays a tensor: no synchronisation with the device
         regularises = early & (self.training and torch.is_grad_enabled())
         prior_error = error.masked_fill(targets.responsible | ~regularises, 0)
@@ -240,23 +238,27 @@ class YOLOV2Head(BaseDenseHead):
         }
 
     def _objectness_losses(
-        self, preds: _Predictions, targets: YOLOV2Targets, known: list[Tensor]
+        self, preds: Predictions, targets: YOLOV2Targets, known: list[Tensor]
     ) -> dict[str, Tensor]:
-        """Squared error of the objectness; ``known`` are boxes (n, 4) per image that excuse a predictor."""
+        """Errors of the objectness; ``known`` are boxes (n, 4) per image that excuse a predictor."""
         iou = bbox_overlaps(preds.boxes, targets.boxes, is_aligned=True).clamp(0, 1)
         # A padding box has no area and so overlaps nothing.
         overlaps = bbox_overlaps(preds.boxes, pad_sequence(known, batch_first=True))
         excused = (overlaps > self.ignore_iou_thr).any(dim=-1)
-        obj_error = (preds.objectness - iou).square().masked_fill(~targets.responsible, 0)
-        noobj_error = preds.objectness.square().masked_fill(targets.responsible | excused, 0)
+        obj_error, noobj_error = objectness_errors(self.kind, preds.objectness, iou)
+        obj_error = obj_error.masked_fill(~targets.responsible, 0)
+        noobj_error = noobj_error.masked_fill(targets.responsible | excused, 0)
+        noobject_scale: float | Tensor = self.noobject_scale
+        if self.kind.cross_entropy:
+            noobject_scale = noobject_scale * rising_weight(self.images_seen, self.prior_images)
         return {
             'loss_obj': self.object_scale * obj_error.sum(dim=1),
-            'loss_noobj': self.noobject_scale * noobj_error.sum(dim=1),
+            'loss_noobj': noobject_scale * noobj_error.sum(dim=1),
         }
 
-    def _class_loss(self, preds: _Predictions, targets: YOLOV2Targets) -> Tensor:
+    def _class_loss(self, preds: Predictions, targets: YOLOV2Targets) -> Tensor:
         """Cross entropy of the classes at responsible predictors, (N, )."""
-        error = F.cross_entropy(preds.logits.transpose(1, 2), targets.labels, reduction='none')
+        error = F.cross_entropy(preds.classes.transpose(1, 2), targets.labels, reduction='none')
         return self.class_scale * error.masked_fill(~targets.responsible, 0).sum(dim=1)
 
     def predict_by_feat(
@@ -290,7 +292,7 @@ class YOLOV2Head(BaseDenseHead):
             )
         cfg = ConfigDict(cfg)
         preds = self._decode(pred_map.detach())
-        batch_scores = preds.objectness[..., None] * preds.logits.softmax(dim=-1)
+        batch_scores = preds.objectness.sigmoid()[..., None] * preds.classes.softmax(dim=-1)
         batch_results = []
         for boxes, scores, img_meta in zip(preds.boxes, batch_scores, batch_img_metas, strict=True):
             nms_pre = cfg.get('nms_pre', -1)
@@ -303,7 +305,7 @@ class YOLOV2Head(BaseDenseHead):
             batch_results.append(self._bbox_post_process(results, cfg, rescale, with_nms, img_meta))
         return batch_results
 
-    def _decode(self, pred_map: Tensor) -> _Predictions:
+    def _decode(self, pred_map: Tensor) -> Predictions:
         """Decode a prediction map (N, num_priors * (5 + num_classes), H, W), in fp32 also under AMP."""
         num_images, _, height, width = pred_map.shape
         raw = pred_map.float().permute(0, 2, 3, 1).reshape(num_images, -1, 5 + self.num_classes)
@@ -312,7 +314,7 @@ class YOLOV2Head(BaseDenseHead):
         with torch.no_grad():
             finite = torch.cat([coords[..., :2], coords[..., 2:].clamp(max=MAX_LOG_SIZE)], dim=-1)
             boxes = self.bbox_coder.decode(priors, finite, self.stride)
-        return _Predictions(coords, boxes, raw[..., 4].sigmoid(), raw[..., 5:], priors)
+        return Predictions(coords, boxes, raw[..., 4], raw[..., 5:], priors)
 
     def _check_stride(self, pred_map: Tensor, batch_img_metas: list[dict]) -> None:
         """Raise ValueError where the feature map cannot have the anchor generator's stride."""
@@ -338,3 +340,9 @@ def _boxes_of(instances: InstanceData | None, like: Tensor) -> Tensor:
     if instances is None or 'bboxes' not in instances:
         return like.new_zeros(0, 4)
     return get_box_tensor(instances.bboxes).to(like)
+
+
+def _is_pretrained(init_cfg: OptMultiConfig) -> bool:
+    """Whether weights are loaded, and the bias of the objectness with them."""
+    cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+    return any(cfg.get('type') == 'Pretrained' for cfg in cfgs)

@@ -3,5 +3,6 @@
 from .local_sgd import LocalSGD
 from .protocol import RoundProtocol
 from .resist import ResIST
+from .stepped import SteppedProtocol
 
-__all__ = ['LocalSGD', 'ResIST', 'RoundProtocol']
+__all__ = ['LocalSGD', 'ResIST', 'RoundProtocol', 'SteppedProtocol']

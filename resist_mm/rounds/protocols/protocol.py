@@ -45,6 +45,11 @@ class RoundProtocol:
     speeds: AgreedSpeeds | None = None
     _iterations: Sequence[int] | None = None  # of each worker in this round, once it is trained
 
+    @property
+    def changes_means(self) -> bool:
+        """Whether :meth:`on_mean` may do anything; if not, no room for that is needed."""
+        return type(self).on_mean is not RoundProtocol.on_mean
+
     def set_up(self, parts: Parts, num_workers: int) -> None:
         """Prepare for a model; called once, before the first round.
 
@@ -112,7 +117,8 @@ class RoundProtocol:
         """Called where the mean of a part was computed, before it is delivered: the place for an outer step.
 
         It is called on all workers, with the same values, for the shared part and for blocks that every worker
-        holds; for any other block, only on its aggregating worker.
+        holds; for any other block, only on its aggregating worker. Not for a block that only workers with bad
+        numbers held (``bad_numbers='drop'``): it stays as it was.
 
         Args:
             part (Part): The part, still with its old value, and with its ``reference`` if ``needs_reference``

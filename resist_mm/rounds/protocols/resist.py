@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from resist_mm.partition import Assignment, PartitionSampler, check_hands
 
 from ..arguments import check_count, check_integer, is_number
 from ..part import Parts
-from .protocol import RoundProtocol
+from .stepped import SteppedProtocol
 
 __all__ = ['ResIST']
 
 
-class ResIST(RoundProtocol):
+class ResIST(SteppedProtocol):
     """Every worker trains a shallow sub-ResNet, dealt anew every round (Algorithm 1).
 
     Args:
@@ -25,6 +26,8 @@ class ResIST(RoundProtocol):
             model (Sec. 2.6, "Scaling activations"). Defaults to None: the share of the blocks that a worker
             holds.
         seed (int, optional): Seed of the partition. Defaults to None: that of the run, or 0 without hooks.
+        outer (dict, optional): A step of SGD on the mean of the shared part, which costs no byte, and on demand on
+            those of blocks; see :class:`OuterStep`. Defaults to None: the mean.
         blocks (str or Sequence[int], optional): How many blocks each worker holds, where workers are not equally
             fast. 'by_speed': as many as make the slowest iteration as short as possible, but at least
             ``min_blocks``; the workers measure and agree every ``speed_interval`` rounds, and until the first time
@@ -44,8 +47,10 @@ class ResIST(RoundProtocol):
         warmup_rounds: int = 0,
         activation_scale: float | None = None,
         seed: int | None = None,
+        outer: Mapping[str, Any] | None = None,
         blocks: str | Sequence[int] | None = None,
     ) -> None:
+        super().__init__(outer)
         if min_blocks is not None:
             check_count('ResIST.min_blocks', min_blocks, least=0)
         check_count('ResIST.warmup_rounds', warmup_rounds, least=0)

@@ -1,0 +1,1 @@
+"""Pictures of runs and of the method. They import matplotlib: import them only where something is drawn."""

@@ -1,0 +1,1 @@
+"""Results on two CPU cores: the runs, and what is written of them to ``docs/results``."""

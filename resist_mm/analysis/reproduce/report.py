@@ -1,0 +1,123 @@
+"""The table and the pictures of a set of results, from its records alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .rows import ROWS, SETS
+
+__all__ = ['LINK_GBIT', 'read_records', 'seconds_of', 'table_of', 'write_report']
+
+LINK_GBIT = 1.0
+HEADER = '<!-- Written by tools/analysis_tools/reproduce.py; the records beside it hold everything. -->'
+NOTE = (
+    'All rows train on the same number of images. GB (decimal) are what all workers sent, each byte once; for '
+    'data-parallel training those of a ring all-reduce in every iteration, computed. CPU seconds are of the '
+    'worker with the most, for its training and exchanges: seconds on a clock mean little on a shared machine. '
+    'With several seeds: mean ± deviation.'
+)
+TIME_NOTE = (
+    f'Time in the pictures is modelled: the CPU seconds, measured, and what a worker has sent over a link of '
+    f'{LINK_GBIT:g} Gbit/s of its own, computed; nothing overlaps.'
+)
+
+
+def write_report(results: str, out: Path) -> None:
+    """Write ``README.md`` and the pictures of a set of results.
+
+    Args:
+        results (str): Of :data:`SETS`.
+        out (Path): Its folder, which holds the records.
+    """
+    from ..plots import plot_course
+
+    records = read_records(results, out)
+    if not records:
+        return
+    first_metric, metric_name = next(iter(SETS[results].metrics.items()))
+    lines = [HEADER, f'# {SETS[results].title}', '', *table_of(results, records), '', NOTE, '']
+    courses = [
+        dict(
+            label=record['label'],
+            protocol=record['protocol'],
+            gigabytes=[point['bytes'] / 1e9 for point in record['course']],
+            minutes=[seconds_of(record, point) / 60 for point in record['course']],
+            values=[point[first_metric] for point in record['course']],
+        )
+        for record in records
+    ]
+    for by, axis in (('gigabytes', 'GB sent by all workers'), ('minutes', 'minutes, modelled')):
+        stem = f'{"bytes" if by == "gigabytes" else "time"}'
+        for suffix in ('png', 'svg'):
+            plot_course(courses, by, axis, metric_name, SETS[results].title, str(out / f'by_{stem}.{suffix}'))
+        lines.append(f'![{metric_name} by {stem}](by_{stem}.png)')
+    lines += ['', TIME_NOTE, '', *_sheets(records, out), *_how(results, records)]
+    (out / 'README.md').write_text('\n'.join(lines).rstrip() + '\n')
+
+
+def read_records(results: str, out: Path) -> list[dict[str, Any]]:
+    """The records of a set, in the order of its rows."""
+    paths = [out / f'{row.name}.json' for row in ROWS if row.results == results]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def seconds_of(record: Mapping[str, Any], point: Mapping[str, float]) -> float:
+    """Modelled seconds of training up to a validation: CPU seconds, and a worker's bytes over a link."""
+    on_link = point['bytes'] / record['workers'] * 8 / (LINK_GBIT * 1e9)
+    return point.get('cpu_sec', 0.0) + on_link
+
+
+def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table in Markdown, with one line for the seeds of a row together."""
+    metrics = SETS[results].metrics
+    header = ['run', 'seeds', *(f'{name}, end' for name in metrics.values())]
+    header += [f'{next(iter(metrics.values()))}, best', 'images', 'GB sent', 'CPU s of a worker']
+    classes = list(records[0]['ap_by_class']) if records and SETS[results].by_class else []
+    lines = [header + [f'AP {name}' for name in classes]]
+    for label in dict.fromkeys(record['label'] for record in records):
+        of_label = [record for record in records if record['label'] == label]
+        line = [label, ', '.join(str(record['seed']) for record in of_label)]
+        line += [_mean([record['course'][-1][key] for record in of_label]) for key in metrics]
+        first = next(iter(metrics))
+        line.append(_mean([max(point[first] for point in record['course']) for record in of_label]))
+        line.append(f'{of_label[0]["images"]:,}')
+        line.append(_mean([record['bytes'] / 1e9 for record in of_label]))
+        line.append(_mean([record['cpu_sec'] or 0 for record in of_label], 0))
+        line += [_mean([record['ap_by_class'][name] for record in of_label], 3) for name in classes]
+        lines.append(line)
+    lines.insert(1, ['---'] * len(lines[0]))
+    return [f'| {" | ".join(line)} |' for line in lines]
+
+
+def _mean(values: Sequence[float], digits: int | None = None) -> str:
+    mean = statistics.mean(values)
+    shown = f'{mean:.4g}' if digits is None else f'{mean:.{digits}f}'
+    return f'{shown} ± {statistics.stdev(values):.2g}' if len(values) > 1 else shown
+
+
+def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:
+    """The pictures of detections, where there are any."""
+    lines = []
+    for record in records:
+        if (out / f'{record["name"]}.jpg').is_file():
+            lines += [f'{record["label"]}, left what is there, right what was found:', '']
+            lines += [f'![detections]({record["name"]}.jpg)', '']
+    return lines
+
+
+def _how(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands, and on what they ran."""
+    first = records[0]
+    versions = ', '.join(f'{name} {number}' for name, number in first['versions'].items())
+    return [
+        f'Ran on {first["machine"]}; {versions}. `{SETS[results].data}` says where the images are.',
+        '',
+        '```bash',
+        f'python tools/analysis_tools/reproduce.py {results}  # all rows; by hand:',
+        *(record['command'] for record in records),
+        '```',
+    ]

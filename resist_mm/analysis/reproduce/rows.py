@@ -1,0 +1,135 @@
+"""The rows of the results: what is trained, in the order in which it is worth knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ['ROWS', 'SETS', 'Row', 'rows_of']
+
+NAMES = {'resist': 'ResIST', 'local-sgd': 'local SGD', 'ddp': 'data-parallel'}
+CIFAR10_ITERS = 8000  # of four workers with 32 images each; a validation after each sixteenth
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training that is a row of a table.
+
+    Attributes:
+        results: The set of results that it belongs to, of :data:`SETS`.
+        protocol: 'resist', 'local-sgd' or 'ddp'.
+        config: Path of the config, in ``configs/``.
+        workers: Number of workers.
+        seed: Seed of the run.
+        options: What is changed in the config, by key: ``--cfg-options``.
+        variant: What distinguishes rows of one protocol beside workers and seed, such as a loss; may be empty.
+    """
+
+    results: str
+    protocol: str
+    config: str
+    workers: int
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ''
+
+    @property
+    def name(self) -> str:
+        """Name of the row, of its work dir and of its files."""
+        variant = f'-{self.variant}' if self.variant else ''
+        return f'{self.results}_{self.protocol}{variant}_{self.workers}workers_seed{self.seed}'
+
+    @property
+    def label(self) -> str:
+        """What is trained, in words, without the seed."""
+        variant = f', {self.variant}' if self.variant else ''
+        return f'{NAMES[self.protocol]}{variant}, {self.workers} workers'
+
+    @property
+    def stem(self) -> str:
+        """Name of the config without its suffix."""
+        return Path(self.config).stem
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options with the seed."""
+        return {**self.options, 'randomness.seed': self.seed}
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """A table.
+
+    Attributes:
+        title: In words.
+        data: Environment variable that says where its images are.
+        metrics: The columns: key of a metric, and its name.
+        by_class: Whether the average precision of each class is shown, too.
+        draws: Whether detections are drawn.
+    """
+
+    title: str
+    data: str
+    metrics: Mapping[str, str]
+    by_class: bool = False
+    draws: bool = False
+
+
+DETECTION = {'pascal_voc/mAP': 'mAP', 'pascal_voc/loss': 'test loss'}
+SETS = {
+    'cifar10': ResultSet(
+        'CIFAR-10, 50,000 images', 'RESIST_MM_CIFAR10', {'accuracy/top1': 'top-1, %', 'test/loss': 'test loss'}
+    ),
+    'voc': ResultSet('YOLOv2 on 2,000 pictures of VOC2007', 'RESIST_MM_VOC', DETECTION, draws=True),
+    # its rows need a loss for rare classes, and a set that has one
+    'shapes': ResultSet(
+        'YOLOv2 on generated shapes, one class rare', 'RESIST_MM_SHAPES', DETECTION, by_class=True
+    ),
+}
+
+
+def _cifar10(protocol: str, workers: int, seed: int) -> Row:
+    """All rows train on the same number of images, so fewer workers take more iterations."""
+    config = f'cifar/two_cores/preact-resnet38_{protocol}_4xb32-{CIFAR10_ITERS}i_cifar10.py'
+    iters = CIFAR10_ITERS * 4 // workers
+    interval = iters // 16
+    options = {
+        'train_cfg.max_iters': iters,
+        'train_cfg.val_interval': interval,
+        'default_hooks.checkpoint.interval': interval,
+        'param_scheduler.0.end': interval,
+        'param_scheduler.1.begin': interval,
+        'param_scheduler.1.end': iters,
+        'param_scheduler.1.T_max': iters - interval,
+    }
+    return Row('cifar10', protocol, config, workers, seed, options if workers != 4 else {})
+
+
+def _voc(protocol: str) -> Row:
+    return Row('voc', protocol, f'voc_small/yolo-small_{protocol}_voc2007.py', workers=4, seed=0)
+
+
+ROWS = (
+    _cifar10('resist', 4, 0),
+    _cifar10('local-sgd', 4, 0),
+    _cifar10('ddp', 4, 0),
+    _voc('resist'),
+    _voc('local-sgd'),
+    _voc('ddp'),
+    _cifar10('resist', 2, 0),
+    _cifar10('resist', 8, 0),
+    _cifar10('local-sgd', 2, 0),
+    _cifar10('local-sgd', 8, 0),
+    *(_cifar10(protocol, 4, seed) for seed in (1, 2) for protocol in ('resist', 'local-sgd')),
+)
+
+
+def rows_of(sets: list[str]) -> list[Row]:
+    """The rows of some sets, in their order.
+
+    Args:
+        sets (list[str]): Of :data:`SETS`; 'all' for all.
+    """
+    return [row for row in ROWS if 'all' in sets or row.results in sets]

@@ -1,0 +1,11 @@
+"""Find priors of a YOLO head that fit the boxes of a training set. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.analysis.anchors import main
+
+if __name__ == '__main__':
+    main()

@@ -69,8 +69,8 @@ def train(args: argparse.Namespace, name: str, quotas: Sequence[Quota]) -> dict[
     """Train under a setting.
 
     Returns:
-        dict: Of the timed rounds: ``seconds`` of each, those ``waited``, and the ``iterations`` trained; at the end
-        ``hands``, and ``shared``, the cost of the shared part in blocks.
+        dict: Of the timed rounds: ``seconds`` of each, those ``waited``, and the ``iterations`` trained; at the
+        end ``hands``, and ``shared``, the cost of the shared part in blocks.
     """
     torch.manual_seed(0)
     model = build(args.blocks, args.channels)

@@ -8,13 +8,14 @@ import torch.distributed as dist
 
 from ..cost.counted_run import CountedRun
 from .link import LinkSpeed
-from .seconds import Costs
+from .seconds import Costs, Work
 from .trial import Trial, block_sec, measure_link, measure_plain, measure_work
 
 __all__ = ['costs_given', 'least_hand', 'measure']
 
 ITERATIONS = 5
 LINK_BYTES = 8_000_000
+Timings = tuple[float, float, float, float, dict[str, Work]]
 
 
 def least_hand(run: CountedRun, num_workers: int) -> int:
@@ -24,14 +25,18 @@ def least_hand(run: CountedRun, num_workers: int) -> int:
 
 
 def measure(
-    path: str, run: CountedRun, num_workers: int, link: LinkSpeed | None = None, iterations: int = ITERATIONS
+    config: str | Trial,
+    run: CountedRun,
+    num_workers: int,
+    link: LinkSpeed | None = None,
+    iterations: int = ITERATIONS,
 ) -> Costs:
     """Time iterations, codecs and, unless it is given, the link.
 
     Where processes form a group, all of them measure at the same time, and the slowest counts.
 
     Args:
-        path (str): The config.
+        config (str or Trial): The config's path, or its model and data.
         run (CountedRun): What has been read from it.
         num_workers (int): Number of workers.
         link (LinkSpeed, optional): Of every worker. Defaults to None: it is measured.
@@ -40,19 +45,20 @@ def measure(
     Raises:
         ValueError: If the model cannot be built, or its training data are not there.
     """
-    trial = Trial(path)
+    trial = Trial(config) if isinstance(config, str) else config
     num_blocks, held = len(run.network.blocks), least_hand(run, num_workers)
     whole = sub = trial.iteration_sec(iterations)
     if num_blocks > held:
         trial.hold(held)
         sub = trial.iteration_sec(iterations)
-    plain, work = measure_plain(trial.device), measure_work(run.codecs, trial.device)
-    found = dict(whole_sec=whole, block_sec=block_sec(whole, sub, num_blocks, held), plain_sec=plain, work=work)
+        of_block = block_sec(whole, sub, num_blocks, held)
+    found = (sub, whole, of_block, measure_plain(trial.device), measure_work(run.codecs, trial.device))
     if dist.is_initialized():
-        found = _slowest(found, sub)
+        found = _slowest(found)
     if link is None:
         link = measure_link(LINK_BYTES, trial.device)
-    return Costs(link=link, **found)
+    _, whole, of_block, plain, work = found
+    return Costs(whole, of_block, link, plain, work)
 
 
 def costs_given(run: CountedRun, num_workers: int, link: LinkSpeed, iter_sec: list[float]) -> Costs:
@@ -67,8 +73,8 @@ def costs_given(run: CountedRun, num_workers: int, link: LinkSpeed, iter_sec: li
     return Costs(iter_sec[0], iter_sec[0] / chain, link)
 
 
-def _slowest(found: dict[str, Any], sub: float) -> dict[str, Any]:
-    """What the worker has measured whose iterations take longest."""
+def _slowest(found: Timings) -> Timings:
+    """What the worker has measured whose iterations of a sub-ResNet take longest."""
     of_all: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, (sub, found))
-    return max(of_all, key=lambda of_worker: of_worker[0])[1]
+    dist.all_gather_object(of_all, found)
+    return max(of_all, key=lambda of_worker: of_worker[0])

@@ -47,10 +47,16 @@ class Trial:
         cfg = Config.fromfile(path)
         resolve_references(cfg)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
-        self.device = torch.device(get_device())
-        self.model: Any = build_to_look_at(cfg, 'cpu').to(self.device)
+        self.cfg, self.device = cfg, torch.device(get_device())
         self.batch = _first_batch(cfg, path)
-        self.optim_wrapper: Any = build_optim_wrapper(self.model, copy.deepcopy(cfg.optim_wrapper))
+        self.model: Any
+        self.optim_wrapper: Any
+        self.reset()
+
+    def reset(self) -> None:
+        """Build the model and its optimizer anew."""
+        self.model = build_to_look_at(self.cfg, 'cpu').to(self.device)
+        self.optim_wrapper = build_optim_wrapper(self.model, copy.deepcopy(self.cfg.optim_wrapper))
 
     def iterate(self) -> None:
         """One iteration. The batch is always the same; some models change theirs."""

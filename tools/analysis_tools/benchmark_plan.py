@@ -1,0 +1,11 @@
+"""Compare predicted with measured rounds. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.analysis.benchmarks.planned import main
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,11 @@
+"""Measure workers of unequal speed. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.analysis.benchmarks.unequal import main
+
+if __name__ == '__main__':
+    main()

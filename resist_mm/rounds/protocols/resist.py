@@ -38,7 +38,8 @@ class ResIST(SteppedProtocol):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> engine = Engine(model, optimizer, ResIST(min_blocks=2, blocks=[8, 6, 5, 3]))
+        >>> ResIST(min_blocks=2, blocks='by_speed').hands_by_speed
+        True
     """
 
     def __init__(

@@ -38,9 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--link', metavar='RATE', default='20mbit', help='of every worker; default: 20mbit')
     parser.add_argument('--share', type=float, default=0.25, help='of a core, for each worker; default: 0.25')
     parser.add_argument('--codec', nargs='+', choices=list(CODECS), default=['none', 'q6', 'c2'])
-    parser.add_argument('--local-iters', type=int, nargs='+', default=[2, 8], help='default: 2 8')
-    parser.add_argument('--rounds', type=int, default=3, help='of each setting; default: 3')
-    parser.add_argument('--iterations', type=int, default=5, help='timed for the prediction; default: 5')
+    parser.add_argument('--local-iters', type=int, nargs='+', default=[4, 12], help='default: 4 12')
+    parser.add_argument('--rounds', type=int, default=2, help='of each setting; default: 2')
+    parser.add_argument('--iterations', type=int, default=10, help='timed for the prediction; default: 10')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     args = parser.parse_args()
     for name in ('workers', 'share', 'local_iters', 'rounds', 'iterations'):

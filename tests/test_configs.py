@@ -53,6 +53,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         'RESIST_MM_IMAGENET': str(generated_sets.make_imagenet(root / 'imagenet')),
         'RESIST_MM_IMAGENETV2': str(generated_sets.make_imagenetv2(root / 'imagenetv2')),
         'RESIST_MM_SHAPES': f'{root}/shapes/',
+        'RESIST_MM_RARE_SHAPES': f'{root}/shapes/',
         'RESIST_MM_VOC': f'{generated_sets.make_voc(root / "voc")}/',
     }
 

@@ -10,6 +10,7 @@
 #   NODE_RANK                  of this machine, if NNODES is a number and MAX_RESTARTS is 0
 #   RDZV_ID, RDZV_BACKEND, RDZV_ENDPOINT, RDZV_CONF    torchrun's --rdzv-...: name of the job, c10d,
 #                              MASTER_ADDR:PORT, none
+#   ON_WORKER_LOSS  'continue' (experimental, one machine): the others go on without a worker that is lost; stop
 #   DIST_TIMEOUT   seconds that a worker waits for the others; env_cfg.dist_cfg.timeout of the config
 # shellcheck shell=bash
 
@@ -37,7 +38,12 @@ read_environment() {
     fi
     [ -n "${MAX_RESTARTS:-}" ] || case $NNODES in *:*) MAX_RESTARTS=3 ;; *) MAX_RESTARTS=0 ;; esac
     [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || wrong MAX_RESTARTS 'an integer of at least 0' "$MAX_RESTARTS"
-    export NNODES MAX_RESTARTS
+    case ${ON_WORKER_LOSS:-stop} in
+        stop) ;;
+        continue) [ "$NNODES" = 1 ] || wrong 'NNODES with ON_WORKER_LOSS=continue' 1 "$NNODES" ;;
+        *) wrong ON_WORKER_LOSS "'stop' or 'continue'" "$ON_WORKER_LOSS" ;;
+    esac
+    export NNODES MAX_RESTARTS ON_WORKER_LOSS="${ON_WORKER_LOSS:-}"
     MORE=()
     if [ -n "${DIST_TIMEOUT:-}" ]; then
         MORE=(--cfg-options env_cfg.dist_cfg.timeout="$DIST_TIMEOUT")

@@ -6,7 +6,8 @@ It differs from ``python -m torch.distributed.run`` in three ways:
 - Workers learn whether this process has started others before (``resist_mm/launch/supervised.py``).
 - The last line says what failed, after torchrun's own report.
 
-Signals and the exit status are torchrun's: it runs in this process.
+Signals and the exit status are torchrun's: it runs in this process. With ``ON_WORKER_LOSS=continue`` it is not
+torchrun, but ``_spawn.py`` beside this file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import socket
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
+import _spawn
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 # errors of a worker that is fine itself
-CONSEQUENCES = ('LostWorker:', 'ExchangeRefused:')
+CONSEQUENCES = ('LostWorker:', 'LeftBehind:', 'ExchangeRefused:')
 
 
 def main() -> None:
@@ -34,8 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix='resist_mm_') as folder:
         os.environ['RESIST_MM_LAUNCHER_FOLDER'] = folder
         try:
-            run.main(sys.argv[1:])
-        except ChildFailedError as error:
+            if os.environ.get('ON_WORKER_LOSS') == 'continue':
+                _spawn.run(run.parse_args(sys.argv[1:]), Path(folder))
+            else:
+                run.main(sys.argv[1:])
+        except (ChildFailedError, _spawn.JobFailed) as error:
             _end(cause(error.failures))
         except SignalException as error:
             _end(f'stopped by {signal.Signals(error.sigval).name}')

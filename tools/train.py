@@ -21,6 +21,7 @@ from resist_mm.hooks import CannotResume, DataCheckHook, ExactResumeHook, begin_
 from resist_mm.launch import (
     begin_worker,
     check_wrapper,
+    continue_if_asked,
     end_with,
     finish_distributed,
     init_distributed,
@@ -111,6 +112,7 @@ def main() -> None:
         dataloaders = ['train_dataloader'] + ['val_dataloader'] * (cfg.get('val_cfg') is not None)
         check_data_sets(cfg, dataloaders)
         check_wrapper(cfg)
+        continue_if_asked(cfg)
         init_distributed(cfg)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         end_with(error)

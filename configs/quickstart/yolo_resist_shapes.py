@@ -32,6 +32,7 @@ model = dict(
     ),
     bbox_head=dict(
         type='resist_mm.YOLOV2Head',
+        loss='bce',
         num_classes=5,
         in_channels=128,
         anchor_generator=dict(

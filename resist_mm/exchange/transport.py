@@ -137,6 +137,18 @@ class Transport:
         self._finish_averages(averages)
         return self._traffic
 
+    @torch.no_grad()
+    def copy(self, sends: Sequence[_Message], receives: Sequence[_Message], total: int) -> None:
+        """Send tensors as they are, after :meth:`run`; counted in the same :class:`Traffic`.
+
+        Args:
+            sends: Transfers from this worker, each with its tensors.
+            receives: Transfers to this worker, each with the room for them.
+            total: Bytes that all workers together send.
+        """
+        buffers = self._send_and_receive(list(sends), list(receives))
+        self._traffic += Traffic(total=total, buffers=buffers)
+
     def _gather(self, plan: ExchangePlan, payloads: Payloads) -> int:
         """Collect blocks at their aggregating workers and stage their means; returns the bytes of buffers."""
         outgoing, incoming = self._mine(plan.gathers)

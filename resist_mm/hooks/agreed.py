@@ -32,6 +32,7 @@ ARGUMENTS = (
     'bad_numbers',
     'max_bad_rounds',
     'max_loss_ratio',
+    'on_worker_loss',
 )
 
 

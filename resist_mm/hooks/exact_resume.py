@@ -98,6 +98,7 @@ class ExactResumeHook(Hook):
             # without a seed in the config, the loader was built with a new one
             self._order.sampler.seed = before['sampler_seed']
         same = before.get('workers') == get_world_size() and before.get('iter') == self._saved_at
+        same &= not before.get('lost_workers')  # its data was still dealt to them
         if self._schedules is not None and self._schedules.changes:
             self._schedules.replay(*_position(runner))
         if same:
@@ -143,6 +144,7 @@ class ExactResumeHook(Hook):
             dict(
                 iter=iters,
                 workers=get_world_size(),
+                lost_workers=_lost_workers(runner),
                 by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
                 sampler_seed=getattr(self._order.sampler, 'seed', None) if self._order else None,
                 **_partition_of(runner),
@@ -238,6 +240,12 @@ def _position(runner: Runner) -> tuple[int, int, int]:
         return 0, 0, runner.iter
     length = dataloader_length(runner) or 0
     return runner.epoch, length, runner.iter - runner.epoch * length
+
+
+def _lost_workers(runner: Runner) -> int:
+    engines = [hook.engine for hook in runner.hooks if isinstance(hook, RoundHook)]
+    losses = [loss for engine in engines if engine and engine.recovery for loss in engine.recovery.losses]
+    return sum(len(loss.lost) for loss in losses)
 
 
 def _in_words(value: Any) -> str:

@@ -14,7 +14,7 @@ from resist_mm.exchange import Traffic
 from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
-from resist_mm.rounds.arguments import check_choice, check_count, check_integer, is_number
+from resist_mm.rounds.arguments import check_choice, check_count, check_flag, check_integer, is_number
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
@@ -29,6 +29,7 @@ from .pace import Pace, read_local_iters
 from .protocols import build_protocol
 from .resumed import common_seed, continue_from, remember
 from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
+from .worker_loss import follow, warn_of_launcher
 
 __all__ = ['RoundHook']
 
@@ -109,6 +110,11 @@ class RoundHook(Hook):
         max_loss_ratio (float, optional): A number above 1: the round of a worker is also bad if its mean loss is
             more than this many times the usual one of that worker, or not finite; see :class:`LossWatch`. Defaults
             to None: losses are not looked at.
+        on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': training ends on all of
+            them. 'continue' (experimental, gloo only): the others go on without it; see :class:`Engine` and
+            docs/reliability.md. Defaults to 'stop'.
+        copies_on_host (bool): With 'continue', whether the copies that this takes are in the memory of the host.
+            Defaults to False: on the device of the model.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -130,6 +136,8 @@ class RoundHook(Hook):
         max_bad_rounds: int = 3,
         max_loss_ratio: float | None = None,
         speed_interval: int = 5,
+        on_worker_loss: str = 'stop',
+        copies_on_host: bool = False,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
@@ -155,10 +163,14 @@ class RoundHook(Hook):
         self.bad_numbers = bad_numbers
         self.max_bad_rounds = max_bad_rounds
         self.max_loss_ratio = max_loss_ratio
+        check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
+        check_flag(f'{name}.copies_on_host', copies_on_host)
+        self.on_worker_loss = on_worker_loss
+        self.copies_on_host = copies_on_host
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
         self.engine: Engine | None = None  # created in before_train
         self._averages: list[HookedAverage] = []
-        self._iters_done = 0
+        self._iters_done = self._lost = 0
         self._batches: deque[Any] = deque(maxlen=bn_batches if bn == 'recalibrate' else 0)
 
     def announce(self, runner: Runner) -> None:
@@ -208,6 +220,7 @@ class RoundHook(Hook):
         self._log = RoundLog(runner, self.engine)
         remember(runner, self.engine)
         self.announce(runner)
+        warn_of_launcher(runner, self.engine)
         warn_of_scaled_lr(runner, self.engine.num_workers)
         warn_of_cuts(runner, self.local_iters, self.engine.num_workers)
 
@@ -283,10 +296,12 @@ class RoundHook(Hook):
         assert engine is not None and engine.assignment is not None
         index, ended, waited = engine.round, now(), engine.transport.waited_sec
         counts = self.pace.counts(self._iters_done)
+        trained = counts[engine.rank]
         self.protocol.trained(engine.rank, index, counts, ended - self._began)
         complaint = '' if self._losses is None else self._losses.complaint(runner)
         traffic = engine.exchange(whole, complaint, exact)
         exchange_sec = now() - ended
+        self._lost = follow(runner, engine, self._lost)
         if engine.rank in engine.bad_rounds.left_out:
             self._batches.clear()  # one of them may be what made the numbers bad
         if whole:
@@ -295,7 +310,7 @@ class RoundHook(Hook):
         if self._losses is not None:
             self._losses.end_round(counts=engine.rank not in engine.bad_rounds.left_out)
         waited = engine.transport.waited_sec - waited
-        self._log.end(index, counts[engine.rank], traffic, ended - self._began, exchange_sec, waited)
+        self._log.end(index, trained, traffic, ended - self._began, exchange_sec, waited)
         remember(runner, engine)
 
     def _position(self) -> int:
@@ -320,6 +335,8 @@ class RoundHook(Hook):
                 [state for average in self._averages for state in average.states],
                 self.bad_numbers,
                 self.max_bad_rounds,
+                self.on_worker_loss,
+                self.copies_on_host,
             )
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from None

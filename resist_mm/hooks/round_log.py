@@ -32,14 +32,15 @@ class RoundLog:
     def __init__(self, runner: Runner, engine: Engine) -> None:
         self.runner, self.engine = runner, engine
         self._assignment = engine.assignment
-        self._records = engine.rank == 0
+        self._records, self._depth = True, 0
 
     def begin(self) -> None:
         """Log that a round begins."""
         self._show(round=self.engine.round)
         self._assignment = assignment = self.engine.assignment
         if assignment is not None and assignment.num_blocks:
-            self._show(depth=len(assignment.blocks(self.engine.rank)))
+            self._depth = len(assignment.blocks(self.engine.rank))  # which may be another rank when the round ends
+            self._show(depth=self._depth)
 
     def end(
         self,
@@ -71,11 +72,11 @@ class RoundLog:
         )
         self._show_bad_rounds(index)
         assert self._assignment is not None
-        num_blocks, depth = self._assignment.num_blocks, len(self._assignment.blocks(self.engine.rank))
+        num_blocks = self._assignment.num_blocks
         self._record(index, iters)
         self.runner.logger.info(
             f'Round {index}: '
-            + (f'depth {depth} of {num_blocks} blocks, ' if num_blocks else '')
+            + (f'depth {self._depth} of {num_blocks} blocks, ' if num_blocks else '')
             + f'{iters} iterations in {compute_sec:.2f} s, exchange in {exchange_sec:.2f} s; '
             f'sent {traffic.sent / MB:.2f} MB, received {traffic.received / MB:.2f} MB, '
             f'all workers {traffic.total / MB:.2f} MB'
@@ -94,7 +95,7 @@ class RoundLog:
     def _record(self, index: int, iters: int) -> None:
         """Append a round to the file of rounds."""
         assignment = self._assignment
-        if assignment is None or not self._records:
+        if assignment is None or not self._records or self.engine.rank != 0:
             return
         workers = range(assignment.num_workers)
         of_round = dict(

@@ -1,7 +1,7 @@
 """Who holds which partitioned block in a round. Pure Python, no tensors."""
 
 from .assignment import Assignment
-from .hands import check_hands
+from .hands import check_hands, hands_for
 from .sampler import PartitionSampler
 from .speeds import Measured, Speeds
 
@@ -11,4 +11,5 @@ __all__ = [
     'PartitionSampler',
     'Speeds',
     'check_hands',
+    'hands_for',
 ]

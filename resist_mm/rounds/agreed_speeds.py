@@ -71,6 +71,10 @@ class AgreedSpeeds:
         self.current = Speeds.first(measured) if self.current is None else self.current.updated(measured)
         self.measured = (0, 0.0, 0)
 
+    def begin_anew(self, num_workers: int) -> None:
+        """Go on with fewer workers, of which some may have missed the last agreement: with none until the next."""
+        self.num_workers, self.current = num_workers, None
+
     def state_dict(self) -> dict[str, Any]:
         """The speeds, to keep in checkpoints; empty before the first agreement."""
         return {} if self.current is None else self.current.state_dict()

@@ -17,6 +17,7 @@ from resist_mm.exchange import Payload, Traffic
 from .agreement import tell_all
 from .bad_rounds import in_words
 from .engine import Engine
+from .guard import Guard
 from .health import BadNumbers, all_finite, what_is_bad
 from .part import named_statistics, running_norms, statistics_of
 from .states import pack
@@ -57,7 +58,7 @@ def settle_buffers(
     else:
         norms = recalibrated_norms(model)
         unchanged = 'The model is whole, with the statistics from before'
-        with engine.guard.all_or_none('recalibrating the norms', otherwise=unchanged):
+        with Guard(transport).all_or_none('recalibrating the norms', otherwise=unchanged):
             reached = recalibrate(model, norms, batches, forward or model)
         mine = _what_is_bad(engine)
         settled = _average_where_reached(norms, reached, bool(mine), engine, traffic)

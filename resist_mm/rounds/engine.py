@@ -11,15 +11,17 @@ from resist_mm.exchange import Traffic, Transport
 from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
+from .arguments import check_choice
 from .bad_rounds import BadRounds
 from .clock import now
 from .exchange_steps import ExchangeSteps
 from .optimizer_state import OptimizerState
 from .part import Parts
 from .protocols import RoundProtocol
+from .recovery import Recovery
 from .round_start import RoundStart
 from .states import RunningStatistics, TravellingState, Weights
-from .whereabouts import enter, missing_workers_named
+from .whereabouts import LostWorker, enter, missing_workers_named
 
 __all__ = ['Engine']
 
@@ -58,13 +60,18 @@ class Engine:
             which a copy is kept; optimizers start afresh, and nothing is compressed. Defaults to 'stop'.
         max_bad_rounds (int): With 'drop', number of such rounds in a row that stops training, as does a round in
             which the numbers of all workers are bad. Defaults to 3.
+        on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': the others raise
+            :class:`LostWorker`. 'continue' (experimental, gloo only): they go on without it, and blocks that it
+            held alone have the value from the start of the round; see :class:`Recovery`. Defaults to 'stop'.
+        copies_on_host (bool): With 'continue', whether copies of blocks are in the memory of the host. Defaults to
+            False: on the device of the model.
 
     Attributes:
-        rank, num_workers: Rank of this worker, and how many there are.
         round: Index of the current round, or of the next one if the model is whole.
         assignment: Who holds which blocks in the current round; None if the model is whole.
         parts: The parts of this worker's model.
         bad_rounds: Who was left out of the last round, and how often that has happened.
+        recovery: What has been lost so far; None with ``on_worker_loss='stop'``, or if there is one worker.
 
     Example:
         >>> import torch
@@ -94,7 +101,10 @@ class Engine:
         states: Sequence[TravellingState] = (),
         bad_numbers: str = 'stop',
         max_bad_rounds: int = 3,
+        on_worker_loss: str = 'stop',
+        copies_on_host: bool = False,
     ) -> None:
+        check_choice('on_worker_loss', on_worker_loss, 'stop', 'continue')
         self.protocol = protocol
         self.parts = Parts(model, protocol.deals_blocks)
         optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
@@ -104,22 +114,36 @@ class Engine:
             RunningStatistics(bn_interval),
             *states,
         ]
-        self.transport = Transport(self.parts.device)
-        self.rank, self.num_workers = self.transport.rank, self.transport.num_workers
+        transport = Transport(self.parts.device)
         self.round = 0
         self.assignment: Assignment | None = None
         self.bad_rounds = BadRounds(bad_numbers, max_bad_rounds)
         self.parts.get_ready_for(codec)
         protocol.seed = 0 if protocol.seed is None else protocol.seed
-        protocol.set_up(self.parts, self.num_workers)
+        protocol.set_up(self.parts, transport.num_workers)
         self.states += protocol.states
         drops, compares = self.bad_rounds.drops, codec is not None and codec.uses_reference
         references = drops or compares or protocol.needs_reference
         self._start = RoundStart(self.parts, self.states, references, copies=drops)
-        self._steps = ExchangeSteps(
-            self.parts, self.states, protocol, self.transport, self.bad_rounds, self._start
-        )
-        self.guard = self._steps.guard
+        goes_on = on_worker_loss == 'continue' and transport.num_workers > 1
+        self.recovery = Recovery(transport.rank, self.parts, self.states, copies_on_host) if goes_on else None
+        everything = (self.parts, self.states, protocol, transport, self.bad_rounds, self._start, self.recovery)
+        self._steps = ExchangeSteps(*everything)
+
+    @property
+    def transport(self) -> Transport:
+        """Moves payloads between the workers that are there."""
+        return self._steps.transport
+
+    @property
+    def rank(self) -> int:
+        """The rank of this worker."""
+        return self.transport.rank
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are."""
+        return self.transport.num_workers
 
     @property
     def in_sync(self) -> bool:
@@ -150,13 +174,14 @@ class Engine:
 
     def begin_round(self) -> None:
         """Begin a round from the whole model. All copies are equal, so blocks are dropped without a message."""
-        self._enter(self.protocol.assign(self.round))
+        assignment = self.protocol.assign(self.round)
+        self._steps.begin(assignment)
+        self._enter(assignment)
 
     def make_whole(self) -> Traffic:
         """End the round with the whole model on every worker; do nothing if it is whole already."""
         return Traffic() if self.in_sync else self.exchange(whole=True)
 
-    @missing_workers_named()
     def exchange(self, whole: bool = False, complaint: str = '', exact: bool = True) -> Traffic:
         """End the round: aggregate the parts, hand the blocks to their next holders, begin the next round.
 
@@ -173,28 +198,34 @@ class Engine:
             RuntimeError: If no round is running.
             ExchangeRefused: If it failed on another worker; this worker keeps the values from before it.
             BadNumbers: On all workers, if numbers of one of them are bad, and ``bad_numbers`` says to stop then.
-            LostWorker: If another worker has ended or does not come; names it if it has not got here.
+            LostWorker: If another worker has ended or does not come; names it if it has not got here. With
+                ``on_worker_loss='continue'`` only if training cannot go on without it.
         """
         if self.assignment is None:
             raise RuntimeError('no round is running, so there is nothing to exchange: call begin_round() first')
+        while True:
+            try:
+                return self._exchange(self.assignment, whole, complaint, exact)
+            except LostWorker as error:
+                self.assignment = self._steps.go_on_without_lost(self.round, self.assignment, error)
+
+    @missing_workers_named()
+    def _exchange(self, dealt: Assignment, whole: bool, complaint: str, exact: bool) -> Traffic:
         enter('exchange', self.round, waits=True)
-        self.assignment = self.protocol.weigh(self.assignment)
-        steps, old = self._steps, self.assignment
+        steps = self._steps
+        self.assignment = old = self.protocol.weigh(dealt)
         if self.protocol.speeds is not None:
-            self.protocol.speeds.agree(self.round, self.guard)
+            self.protocol.speeds.agree(self.round, self._steps.guard)
         with steps.rolled_back_unless_accepted():
             staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
-            traffic, finite = steps.carry_out(staged, whole)
+            traffic, finite = steps.carry_out(self.round, staged, whole)
             if not finite:
                 staged, left_out = steps.leave_out_bad(self.round, old, staged, complaint)
-                again, finite = steps.carry_out(staged, whole)
+                again, finite = steps.carry_out(self.round, staged, whole)
                 traffic += again
                 self.bad_rounds.check_means(self.round, finite)
         # accepted by all workers: from here on nothing may fail
-        staged.commit()
-        self.protocol.commit()
-        for state in steps.staying(staged):
-            state.restart()
+        steps.commit(staged)
         self.bad_rounds.settle(left_out)
         self.round += 1
         self._enter(None if whole else staged.plan.new)

@@ -10,15 +10,18 @@ from resist_mm.exchange import ExchangePlan, Traffic, Transport
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
-from .guard import Guard
+from .copies import Restored
+from .guard import Guard, Vote
 from .health import examine
 from .means import Means
 from .part import Parts
 from .protocols import RoundProtocol
+from .recovery import Recovery
 from .round_start import Remaining, RoundStart
 from .staging import StagedExchange
 from .states import TravellingState
 from .travelling import learn_from_all
+from .whereabouts import LostWorker
 
 __all__ = ['ExchangeSteps']
 
@@ -36,6 +39,7 @@ class ExchangeSteps:
         transport (Transport): Moves the payloads.
         bad_rounds (BadRounds): What happens if numbers are bad.
         start (RoundStart): What this worker had when the round began.
+        recovery (Recovery, optional): Lets the others go on if a worker is lost. Defaults to None: it ends them.
     """
 
     def __init__(
@@ -46,12 +50,18 @@ class ExchangeSteps:
         transport: Transport,
         bad_rounds: BadRounds,
         start: RoundStart,
+        recovery: Recovery | None = None,
     ) -> None:
         self.parts, self.states, self.protocol, self.transport = parts, states, protocol, transport
-        self.bad_rounds, self.start = bad_rounds, start
+        self.bad_rounds, self.start, self.recovery = bad_rounds, start, recovery
         self.guard = Guard(transport)
         self._means = Means(protocol, parts)
         self._staged: StagedExchange | None = None
+
+    def begin(self, dealt: Assignment) -> None:
+        """A round begins from the whole model."""
+        if self.recovery is not None:
+            self.recovery.begin(dealt)
 
     def prepare(
         self, round_index: int, old: Assignment, whole: bool, complaint: str, exact: bool
@@ -86,11 +96,13 @@ class ExchangeSteps:
             again = self._stage(staged.states, old, staged.plan.new, staged.exact, left_out)
         return again, left_out
 
-    def carry_out(self, staged: StagedExchange, whole: bool) -> tuple[Traffic, bool]:
+    def carry_out(self, round_index: int, staged: StagedExchange, whole: bool) -> tuple[Traffic, bool]:
         """Transfer, and do whatever may still fail then; also says whether all results are finite."""
         traffic = self.transport.run(staged.plan, staged, partial(self._means.of_block, staged))
         traffic.buffers += staged.nbytes + self.start.nbytes + self.parts.residual_bytes
-        with self.guard.all_or_none('completing the exchange') as vote:
+        if self.recovery is not None:
+            self.recovery.stage(staged, self.transport, whole)
+        with self._last_vote(round_index) as vote:
             self._means.of_everybody(staged)
             staged.get_ready()
             blocks = staged.plan.new.blocks(staged.rank)
@@ -99,12 +111,42 @@ class ExchangeSteps:
                     state.get_ready_to_restart(part)
             if not whole:
                 self.start.make_room(blocks)
+            if self.recovery is not None:
+                self.recovery.copies.get_ready()
             vote.has_news = not self._means.finite
         return traffic, not vote.with_news
 
     def staying(self, staged: StagedExchange) -> list[TravellingState]:
         """The states that do not travel."""
         return [state for state in self.states if state not in staged.states]
+
+    def commit(self, staged: StagedExchange) -> None:
+        """The exchange is accepted by all workers: put all results in place. May not fail."""
+        if self.recovery is not None:
+            self.recovery.commit()
+        staged.commit()
+        self.protocol.commit()
+        for state in self.staying(staged):
+            state.restart()
+
+    def go_on_without_lost(self, round_index: int, old: Assignment, error: LostWorker) -> Assignment:
+        """Form a group of the workers that are left, to repeat the exchange; it has been rolled back.
+
+        Returns:
+            Assignment: Who holds which blocks now.
+
+        Raises:
+            LostWorker: If this is not wanted, or training cannot go on.
+        """
+        if self.recovery is None:
+            raise error
+        remaining, left = self.recovery.regroup(round_index, old, error)
+        waited = self.transport.waited_sec
+        self.transport = Transport(self.parts.device)
+        self.transport.waited_sec = waited
+        self.guard = Guard(self.transport)
+        self.protocol.set_workers(left)
+        return remaining
 
     @contextmanager
     def rolled_back_unless_accepted(self) -> Iterator[None]:
@@ -118,6 +160,19 @@ class ExchangeSteps:
         finally:
             self._staged = None
 
+    @contextmanager
+    def _last_vote(self, round_index: int) -> Iterator[Vote]:
+        """The vote after which an exchange counts, unless there is news."""
+        step = 'completing the exchange'
+        if self.recovery is None:
+            with self.guard.all_or_none(step) as vote:
+                yield vote
+        else:
+            with self.recovery.last_vote(round_index), self.guard.all_or_none(step) as vote:
+                yield vote
+            if not vote.with_news:
+                self.recovery.membership.accept(round_index)
+
     def _stage(
         self,
         states: Sequence[TravellingState],
@@ -128,7 +183,11 @@ class ExchangeSteps:
     ) -> StagedExchange:
         plan = ExchangePlan.between(Remaining(old, following, left_out) if left_out else old, following)
         rank, exact = self.transport.rank, exact or bool(left_out)
-        undone = self.start if rank in left_out else None
+        start = self.start if rank in left_out else None
+        undone: RoundStart | Restored | None = start
+        if self.recovery is not None:
+            # copies are not what a codec takes for known
+            exact, undone = exact or self.recovery.under_way, self.recovery.source(rank, start)
         staged = StagedExchange(rank, self.parts, states, self._means.may_change, plan, exact, undone)
         self._staged = staged
         return staged
@@ -141,4 +200,6 @@ class ExchangeSteps:
             state.roll_back()
         self.start.drop_unused_room()
         self.protocol.roll_back()
+        if self.recovery is not None:
+            self.recovery.copies.drop_staged()
         self._means.forget()

@@ -115,6 +115,10 @@ class RoundStart:
         kept = [tensor for (state, _), tensors in self._kept.items() if state in states for tensor in tensors]
         return all(bool(tensor.isfinite().all()) for tensor in [*weights, *kept])
 
+    def has(self, block: int) -> bool:
+        """Whether the block goes back to what it was: all do that this worker has."""
+        return True
+
     def load(self, state: TravellingState, part: Part, payloads: Sequence[Payload]) -> None:
         """As :meth:`TravellingState.load`, with the values from when the round began."""
         tensors = self._of(state, part)

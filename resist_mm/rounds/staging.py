@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from resist_mm.exchange.wire import shard_bounds
 from .part import Part, Parts
 from .round_start import RoundStart
 from .states import TravellingState, Weights
+
+if TYPE_CHECKING:
+    from .copies import Restored
 
 __all__ = ['StagedExchange']
 
@@ -33,7 +37,8 @@ class StagedExchange:
             value of a single holder.
         plan (ExchangePlan): The same on all workers.
         exact (bool): Whether compression is off.
-        undone (RoundStart, optional): If this worker's round does not count: what it had before. Defaults to None.
+        undone (optional): Where to load values from instead, if this worker's round does not count, or it has
+            copies of what a lost worker held. Defaults to None.
 
     Raises:
         ValueError: If the model's parameters are others than when training began.
@@ -47,7 +52,7 @@ class StagedExchange:
         changes_means: bool,
         plan: ExchangePlan,
         exact: bool,
-        undone: RoundStart | None = None,
+        undone: RoundStart | Restored | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
         self.changes_means, self.exact, self.undone = changes_means, exact, undone
@@ -95,9 +100,19 @@ class StagedExchange:
             if p.staged is not None and p.staged is not p.value
         )
 
+    def of_states(self, part: Part) -> list[tuple[TravellingState, list[Payload]]]:
+        """What travels of a part, by state."""
+        return list(zip(self.states, self._of(part), strict=True))
+
     def averaged_parts(self) -> list[Part]:
         """The parts whose mean is the same on all workers."""
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
+
+    def goes_back(self, part: Part) -> bool:
+        """Whether a part gets its value from the start of the round: only workers that do not count held it."""
+        if part.block is None or self.undone is None or not self.undone.has(part.block):
+            return False
+        return part.block not in self.plan.averaged or self.plan.old.num_workers == 1
 
     @property
     def compresses(self) -> bool:
@@ -158,7 +173,8 @@ class StagedExchange:
         for state, payloads in zip(self.states, self._of(part), strict=True):
             if part.block is None or part.block in self.plan.averaged:
                 self._load(state, part, payloads)
-                if self.plan.old.num_workers > 1 or self._changes_mean(state):
+                # a worker that is left alone has copies to take
+                if self.plan.old.num_workers > 1 or self._changes_mean(state) or self.undone is not None:
                     state.make_room(part, payloads, averaged=True)
             else:
                 self._stage_block(part, part.block, state, payloads)

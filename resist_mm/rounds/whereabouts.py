@@ -24,7 +24,7 @@ __all__ = ['LostWorker', 'enter', 'missing_workers_named']
 PREFIX = 'resist_mm/where'
 ANSWER_SEC = 5
 WARN_AT = 0.95
-OF_BACKENDS = ('gloo', 'nccl', 'connection closed', 'connection reset', 'broken pipe')
+OF_BACKENDS = ('gloo', 'nccl', 'connection closed', 'connection reset', 'broken pipe', 'pair closure')
 LOST = ', where it lost another worker'
 logger = logging.getLogger(__name__)
 
@@ -72,11 +72,12 @@ def missing_workers_named() -> Iterator[None]:
     except Exception as error:
         if not _distributed():
             raise
-        if not _is_of_backend(error):
-            _note(f'{_here}, where it failed ({type(error).__name__})')
+        if not is_of_backend(error):
+            name = type(error).__name__
+            _in_time(lambda: _note(f'{_here}, where it failed ({name})'))
             raise
         explanation = _explanation()
-        _note(_here + LOST)
+        _in_time(lambda: _note(_here + LOST))
         raise LostWorker(explanation) from error
 
 
@@ -106,15 +107,23 @@ def _others() -> dict[int, str]:
 
     notes: dict[int, str] = {}
     store = dist.distributed_c10d._get_default_store()
-    thread = threading.Thread(target=_quietly, args=(ask,), daemon=True)
-    thread.start()
-    thread.join(ANSWER_SEC)
+    _in_time(ask)
     return dict(found) or {0: 'it keeps the list of where workers are, and does not answer'}
 
 
-def _quietly(ask: Callable[[], None]) -> None:
+def _in_time(action: Callable[[], None]) -> None:
+    """Do something with the store, or give up.
+
+    If worker 0 is there but silent, a question waits for good, and whatever else is done with the store behind it.
+    """
+    thread = threading.Thread(target=_quietly, args=(action,), daemon=True)
+    thread.start()
+    thread.join(ANSWER_SEC)
+
+
+def _quietly(action: Callable[[], None]) -> None:
     try:
-        ask()
+        action()
     except (RuntimeError, OSError):  # the store is gone
         return
 
@@ -126,7 +135,7 @@ def _note(where: str) -> None:
         logger.debug('worker 0 keeps no notes any more')
 
 
-def _is_of_backend(error: Exception) -> bool:
+def is_of_backend(error: Exception) -> bool:
     """Whether an error comes from the network; gloo raises plain RuntimeErrors, which name its source files."""
     if not isinstance(error, RuntimeError):
         return False

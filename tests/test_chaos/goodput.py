@@ -17,32 +17,36 @@ from tests.workers import PRELOADED
 
 from .group import run_group
 from .job import build_runner
-from .plans import LONG, Fault, Plan
+from .plans import ALL, GOES_ON, JOBS, LONG, Fault, Plan
 
 __all__ = ['measure']
 
 TIMEOUT_SEC = 10.0
 
 
-def measure(folder: Path, seconds: float, every_sec: float) -> dict[str, Any]:
+def measure(folder: Path, seconds: float, every_sec: float, goes_on: bool = False) -> dict[str, Any]:
     """Train with four workers; so many seconds after each start one of them is killed, and the job starts again.
 
     Args:
         folder (Path): For the work dir; replaced.
         seconds (float): How long.
         every_sec (float): Time between kills, from start to start.
+        goes_on (bool): Whether the others go on without the killed worker (``on_worker_loss='continue'``) as long
+            as there is one to kill, so that the number of kills is at most three. Defaults to False.
 
     Returns:
         dict: ``iterations_kept`` (of the last checkpoint), ``iterations_run``, their ratio ``goodput``;
         ``start_sec``, the mean time from a start to its first iteration; ``time_that_counts``, the share of the
-        time that went into iterations that were kept.
+        time that went into iterations that were kept. If the others go on, iterations are those of all workers.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / 'run').mkdir(parents=True)
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([*PRELOADED, 'tests.test_chaos.goodput'])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(folder.absolute(), seconds, every_sec, sender))
+    process = context.Process(
+        target=_measure_going_on if goes_on else _measure, args=(folder.absolute(), seconds, every_sec, sender)
+    )
     process.start()
     sender.close()
     try:
@@ -82,5 +86,36 @@ def _measure(folder: Path, seconds: float, every_sec: float, sender: Any) -> Non
             goodput=round(kept / run, 4),
             start_sec=round(starting_sec / kills, 2),
             time_that_counts=round(kept / run * training_sec / took, 4),
+        )
+    )
+
+
+def _measure_going_on(folder: Path, seconds: float, every_sec: float, sender: Any) -> None:
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    torch.set_num_threads(1)
+    (folder / 'imports').mkdir()
+    build_runner(folder / 'imports', 'resist', [], resume=False, keep_all=False, iters=2).train()
+    workers, local_iters = JOBS[GOES_ON].workers, JOBS[GOES_ON].hook['local_iters']
+    kills = min(workers - 1, int((seconds - 1) / every_sec))
+    # worker 0 keeps the store
+    faults = [Fault('kill', rank, 'start', 1, 0, rank * every_sec) for rank in range(1, kills + 1)]
+    end = Fault('kill', ALL, 'start', 1, 0, seconds)
+    plan = Plan(0, GOES_ON, (*faults, end), ends_others=False, limit_sec=seconds + 60)
+    began = time.monotonic()
+    start = run_group(plan, 0, folder, TIMEOUT_SEC, False)
+    took = time.monotonic() - began
+    # the round that a worker was killed in does not count; the last iteration that was begun did not end
+    lost = sum((start.iterations[rank] - 1) % local_iters + 1 for rank in range(1, kills + 1))
+    newest, _ = newest_whole(folder / 'run')
+    sender.send(
+        dict(
+            seconds=round(took, 1),
+            kills=kills,
+            iterations_run=sum(start.iterations),
+            iterations_kept=sum(start.iterations) - lost,
+            goodput=round(1 - lost / sum(start.iterations), 4),
+            of_workers=start.iterations,
+            last_checkpoint=read_checkpoint(newest)['meta']['iter'] if newest else 0,
+            endings=[f'{e["error"]}: {e["message"]}' for e in start.endings if 'error' in e],
         )
     )

@@ -6,16 +6,20 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from resist_mm.analysis.benchmarks.shaped_links import Link
+from resist_mm.rounds.membership import GONE_KEY
 
 from .job import PAUSE_SEC, work
 from .links import break_link
-from .plans import ALL, JOBS, Fault, Plan
+from .plans import ALL, GOES_ON, JOBS, Fault, Plan
 from .shared import Shared
 
 __all__ = ['Attempt', 'run_group']
@@ -42,6 +46,7 @@ class Attempt:
         fired: The faults whose point was reached.
         began_sec: How long it took to the first iteration; 0 if there was none.
         end_sec: How long after the first fault (if that is a slow link: the first failure) all had ended.
+        iterations: By worker, how many it has begun.
         hung: Workers that had not ended at the limit.
     """
 
@@ -54,6 +59,7 @@ class Attempt:
     fired: list[int]
     began_sec: float
     end_sec: float
+    iterations: list[int]
     hung: list[int] = field(default_factory=list)
 
     @property
@@ -73,11 +79,12 @@ def run_group(
 ) -> Attempt:
     """Run the workers of a job until all have ended."""
     shared, num_workers = Shared(), JOBS[plan.job].workers
+    address = f'{links[0].address if links else "127.0.0.1"}:{_free_port()}'
     began = time.monotonic()
     processes = [
         FORK.Process(
             target=work,
-            args=(rank, plan, attempt, folder, shared, timeout_sec, resume),
+            args=(rank, plan, attempt, folder, shared, timeout_sec, address, resume),
             kwargs=dict(options, link=links[rank] if links else None),
         )
         for rank in range(num_workers)
@@ -85,6 +92,7 @@ def run_group(
     for process in processes:
         process.start()
     launcher = _Launcher(plan, attempt, processes, shared, links)
+    launcher.store_at = address
     launcher.wait_for_all()
     ended = time.monotonic()
     endings = []
@@ -108,8 +116,15 @@ def run_group(
         fired,
         max(0.0, launcher.first_iteration - began),
         ended - first_hit,
+        list(shared.iteration[:num_workers]),
         launcher.hung,
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('', 0))
+        return found.getsockname()[1]
 
 
 class _Launcher:
@@ -126,6 +141,8 @@ class _Launcher:
         self._hit: set[int] = set()
         self._ending_since = 0.0
         self._left_alone = False
+        self._told: set[int] = set()
+        self.store_at = ''
         self.first_iteration = self.first_failure = 0.0
 
     def wait_for_all(self) -> None:
@@ -137,6 +154,8 @@ class _Launcher:
             self._hit_from_outside(now)
             self._continue_paused(now)
             self._end_others(alive, now)
+            if self.plan.job == GOES_ON and 0 in alive:
+                self._tell_who_is_gone()
             if now > limit:
                 self.hung = [rank for rank in alive if rank not in self._stopped]
                 for rank in alive:
@@ -197,6 +216,14 @@ class _Launcher:
             for rank in alive:
                 if rank not in self._stopped:  # that one is dealt with once the others have ended
                     self._end(rank, signal.SIGTERM)
+
+    def _tell_who_is_gone(self) -> None:
+        """As tools/_spawn.py, but the store is that of worker 0."""
+        gone = {rank for rank, process in enumerate(self.processes) if not process.is_alive()} - self._told
+        host, port = self.store_at.split(':')
+        for rank in gone:
+            dist.TCPStore(host, int(port), None, False).set(GONE_KEY.format(rank), '')
+        self._told |= gone
 
     def _end(self, rank: int, number: int) -> None:
         self.by_itself[rank] = False

@@ -29,7 +29,7 @@ from .plans import JOBS, Fault, Plan
 from .points import watch
 from .shared import Shared
 
-__all__ = ['BALLAST', 'build_runner', 'work']
+__all__ = ['BALLAST', 'build_runner', 'die_with_parent', 'work']
 
 BALLAST = 'ballast'
 PR_SET_PDEATHSIG = 1
@@ -82,6 +82,11 @@ def _figure(visualizer: Visualizer, config: dict) -> tuple:
     return _figures[0]
 
 
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let this process get a signal when the one that started it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def work(
     rank: int,
     plan: Plan,
@@ -89,6 +94,7 @@ def work(
     folder: Path,
     shared: Shared,
     timeout_sec: float,
+    address: str,
     resume: str | bool = False,
     keep_all: bool = False,
     link: Link | None = None,
@@ -99,7 +105,7 @@ def work(
     The work dir is ``folder/run``. How it ended is written to ``folder/ATTEMPT.RANK.json``, what it printed to
     ``.log`` beside it.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives the one that started it
+    die_with_parent()
     for number in (signal.SIGTERM, signal.SIGHUP):  # whoever made networks handles them
         signal.signal(number, signal.SIG_DFL)
     out = folder / f'{attempt}.{rank}'
@@ -115,7 +121,7 @@ def work(
         faults.reach('start')
         dist.init_process_group(
             'gloo',
-            init_method=f'file://{folder / f"rendezvous.{attempt}"}',
+            init_method=f'tcp://{address}',  # worker 0 keeps the store, as under torchrun
             rank=rank,
             world_size=num_workers,
             timeout=timedelta(seconds=timeout_sec),

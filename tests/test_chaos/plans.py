@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     'ALL',
     'EXCHANGE_POINTS',
+    'GOES_ON',
     'JOBS',
     'KINDS',
     'LONG',
@@ -21,7 +22,9 @@ __all__ = [
 ]
 
 ALL = -1  # every worker of the job
-LONG = 'resist, 4 workers, long'  # not drawn: for measuring goodput
+# not drawn: for measuring goodput
+LONG = 'resist, 4 workers, long'
+GOES_ON = 'resist, 4 workers, goes on without lost ones'
 
 # before a step of the exchange, or after one; `vote` is met twice in an exchange
 EXCHANGE_POINTS = ('prepare', 'vote', 'voted', 'transfer', 'deliver', 'arrived', 'commit', 'committed', 'settle')
@@ -78,6 +81,9 @@ JOBS = {
         dict(type='resist_mm.LocalSGDHook', local_iters=2, bn='average'), 4, save_every=2, iters=8, background=True
     ),
     LONG: Job(dict(_resist(min_blocks=2), local_iters=10), 4, iters=10**6, save_every=20),
+    GOES_ON: Job(
+        dict(_resist(min_blocks=2), local_iters=10, on_worker_loss='continue'), 4, iters=10**6, save_every=20
+    ),
 }
 
 # what must not happen, to see that it is noticed; not drawn
@@ -164,7 +170,7 @@ def draw(seed: int, links: bool = True) -> Plan:
     kind = turn[seed % len(turn)]
     if kind in ('cut', 'slow') and not links:
         kind = 'kill'
-    names = [name for name in JOBS if name != LONG]
+    names = [name for name in JOBS if name not in (LONG, GOES_ON)]
     name = names[rng.randrange(len(names))]
     faults = [_fault(rng, JOBS[name], kind, seed, attempt=0)]
     if kind in ('kill', 'term', 'stop', 'nan') and rng.random() < 0.4:

@@ -3,6 +3,7 @@
     python -m tests.test_chaos.run 300              # the plans of the seeds 0 to 299
     python -m tests.test_chaos.run --seed 17        # one of them again
     python -m tests.test_chaos.run --goodput 120    # four workers, of which one is killed every 20 s
+    python -m tests.test_chaos.run --goodput 75 --continue    # the same, and the others go on without it
 
 Results are kept in a folder (``--out``), so that an interrupted series goes on where it was.
 """
@@ -73,9 +74,13 @@ def main() -> None:
     parser.add_argument(
         '--every', type=float, default=20.0, metavar='SEC', help='with --goodput: time between kills'
     )
+    parser.add_argument(
+        '--continue', dest='goes_on', action='store_true', help='with --goodput: the others go on without it'
+    )
     args = parser.parse_args()
     if args.goodput:
-        print(json.dumps(measure(args.out / 'goodput', args.goodput, args.every), indent=1))
+        found = measure(args.out / 'goodput', args.goodput, args.every, args.goes_on)
+        print(json.dumps(found, indent=1))
         return
     plans = drawn(range(args.runs) if args.seed is None else [args.seed])
     if args.seed is not None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import torch
 
+from resist_mm.checkpoint import lock_folder
 from tests.workers import PRELOADED
 
 from .group import FORK
-from .job import build_runner
+from .job import build_runner, die_with_parent
 from .plans import Plan
 from .trial import Result, as_json, carry_out, new_result
 
@@ -35,8 +37,14 @@ def carry_out_all(plans: Sequence[Plan], folder: Path, at_a_time: int = 3) -> li
 
     Returns:
         list[Result]: In the order of the plans.
+
+    Raises:
+        WorkDirInUse: If another series uses the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    problem = lock_folder(folder)
+    if problem:
+        print(problem)
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([*PRELOADED, 'tests.test_chaos.trial'])
     process = context.Process(target=_prepared, args=(list(plans), folder.absolute(), at_a_time))
@@ -53,6 +61,7 @@ def _file(folder: Path, seed: int) -> Path:
 
 def _prepared(plans: list[Plan], folder: Path, at_a_time: int) -> None:
     """Has one thread and no GPU, so that it can fork a run in no time."""
+    die_with_parent()
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
     torch.set_num_threads(1)
     waiting = [plan for plan in plans if not _file(folder, plan.seed).exists()]
@@ -72,6 +81,7 @@ def _prepared(plans: list[Plan], folder: Path, at_a_time: int) -> None:
 
 
 def _one(plan: Plan, folder: Path) -> None:
+    die_with_parent(signal.SIGTERM)  # removes its networks
     faulthandler.enable()
     work = folder / f'seed_{plan.seed}'
     shutil.rmtree(work, ignore_errors=True)

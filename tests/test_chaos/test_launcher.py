@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def _start(config: Path, work_dir: Path, images: str, *arguments: str) -> subpro
         return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, stdout=log, stderr=log)
 
 
-def _wait_for(reached, launcher: subprocess.Popen) -> None:
+def _wait_for(reached: Callable[[], bool], launcher: subprocess.Popen) -> None:
     until = time.monotonic() + LIMIT_SEC
     while not reached():
         assert launcher.poll() is None, 'the job has ended before it was hit'
@@ -87,5 +89,11 @@ def _digest(work_dir: Path) -> str:
 
 
 def _descendants(pid: int) -> list[int]:
-    children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
-    return [found for child in map(int, children) for found in (child, *_descendants(child))]
+    parents: dict[int, int] = {}
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has just ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(')')[2].split()[1])
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import re
+import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from .group import Attempt, run_group
 from .job import BALLAST, stays_bad
 from .links import RATE, repair_link
 from .plans import JOBS, Plan
+from .references import reference
 
 __all__ = ['Result', 'carry_out']
 
 TIMEOUT_SEC = 4.0  # of the process group
-REFERENCE_TIMEOUT_SEC = 60.0
 # a worker waits for a message, then tells the others that it has failed, then it ends
 SOON_ENOUGH_SEC = 3 * TIMEOUT_SEC + 15
 MOST_STARTS = 7
@@ -92,6 +91,8 @@ def carry_out(plan: Plan, folder: Path, references: Path) -> Result:
         if any(fault.kind == 'full' for fault in plan.faults):
             _small_disk(folder / 'run')
         digest = _run_to_the_end(plan, folder, references, links, result)
+        if os.path.ismount(folder / 'run'):
+            subprocess.run(['umount', '-l', folder / 'run'], check=False)
     if digest is not None:
         _, expected = reference(plan, tuple(result.restarts), references)
         if digest != expected:
@@ -212,46 +213,6 @@ def _check_leftovers(run: Path) -> list[str]:
     kept = sorted(path.name for path in run.glob('*.pth'))
     problems = [f'unfinished files are left: {unfinished}'] if unfinished else []
     return problems + ([f'checkpoints are left: {kept}'] if not 1 <= len(kept) <= 2 else [])
-
-
-def reference(plan: Plan, restarts: tuple[int, ...], references: Path) -> tuple[dict[int, str], str]:
-    """The digests of the checkpoints, by iteration, and of the final weights, of a run that is not disturbed.
-
-    It is restarted at the same iterations, each time from the checkpoint of a reference.
-    """
-    faults = tuple(fault for fault in plan.faults if fault.kind == 'nan' and stays_bad(plan))
-    undisturbed = Plan(plan.seed, plan.job, faults)
-    name = f'{plan.job}; {[(f.worker, f.count) for f in faults]}'
-    of_job = references / f'{sorted(JOBS).index(plan.job)}_{"_".join(f"{f.worker}.{f.count}" for f in faults)}'
-    folder = of_job / '-'.join(['0', *map(str, restarts)])
-    of_job.mkdir(parents=True, exist_ok=True)
-    done = folder / 'digests.json'
-    resume: str | bool = False
-    if restarts:
-        reference(plan, restarts[:-1], references)
-        before = of_job / '-'.join(['0', *map(str, restarts[:-1])])
-        resume = str(before / 'run' / f'iter_{restarts[-1]}.pth')
-    with _alone(of_job / 'lock'):
-        if not done.exists():
-            (folder / 'run').mkdir(parents=True)
-            start = run_group(undisturbed, 0, folder, REFERENCE_TIMEOUT_SEC, resume, keep_all=True)
-            digests = {ending.get('digest') for ending in start.endings}
-            if not start.complete or len(digests) != 1:
-                raise RuntimeError(f'the undisturbed run of {name} has failed: {start.endings}')
-            saved = {
-                path.stem.removeprefix('iter_'): read_checkpoint(path)['meta'][DIGEST_KEY]
-                for path in (folder / 'run').glob('iter_*.pth')
-            }
-            done.write_text(json.dumps([saved, digests.pop()]))
-    saved, final = json.loads(done.read_text())
-    return {int(iteration): digest for iteration, digest in saved.items()}, final
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with open(lock, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _small_disk(run: Path) -> None:

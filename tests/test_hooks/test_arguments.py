@@ -22,6 +22,7 @@ from resist_mm.hooks import (
     SafeCheckpointHook,
 )
 from resist_mm.registry import CODECS
+from resist_mm.rounds import OuterStep
 
 Right = Callable[[Any], bool]
 
@@ -59,6 +60,14 @@ def _by_speed(value: Any) -> bool:
     return isinstance(value, dict) and list(value) == ['by_speed'] and at_least(1)(value['by_speed'])
 
 
+def bits_from(least: int) -> Right:
+    return lambda value: integer(value) and least <= value <= 8
+
+
+def rate(value: Any) -> bool:
+    return value == 'whole' or (isinstance(value, dict) and [*value] == ['bits'] and bits_from(4)(value['bits']))
+
+
 def hands(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0 and all(map(at_least(0), value))
 
@@ -73,6 +82,8 @@ OF_ROUNDS: dict[str, Right] = dict(
     codec=codec,
     seed=optional(integer),
     bad_numbers=one_of('stop', 'drop'),
+    on_worker_loss=one_of('stop', 'continue'),
+    copies_on_host=flag,
     max_bad_rounds=at_least(1),
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )
@@ -93,18 +104,25 @@ ARGUMENTS: dict[type, dict[str, Right]] = {
     DataCheckHook: {},
 }
 REQUIRED: dict[type, dict[str, Any]] = {RoundHook: dict(protocol=dict(type='LocalSGD'))}
+OF_OUTER: dict[str, Right] = dict(
+    type=one_of('SGD'),
+    lr=lambda value: number(value) and value > 0,
+    momentum=lambda value: number(value) and 0 <= value < 1,
+    nesterov=flag,
+    blocks=flag,
+)
 OF_CODECS: dict[str, dict[str, Right]] = dict(
     bf16={},
     quantize=dict(
-        bits=lambda value: at_least(4)(value) and value <= 8,
+        bits=bits_from(4),
         stochastic=flag,
         chunk=lambda value: at_least(8)(value) and value % 8 == 0,
     ),
     changes=dict(
-        bits=lambda value: at_least(2)(value) and value <= 8,
+        bits=bits_from(2),
         share=in_unit,
         error_feedback=flag,
-        new_holders=one_of(None, 'whole', dict(bits=5)),
+        new_holders=optional(rate),
         chunk=optional(lambda value: at_least(8)(value) and value % 8 == 0 and value <= 65536),
         exact_whole=flag,
     ),
@@ -119,14 +137,28 @@ plain = st.one_of(
     st.floats(),
     st.floats(0, 2),
     st.sampled_from(
-        ['recalibrate', 'average', 'stop', 'drop', 'whole', 'largest', 'bf16', '4', 'none', '', 'no.such.Codec']
+        [
+            'recalibrate',
+            'average',
+            'stop',
+            'drop',
+            'whole',
+            'largest',
+            'bf16',
+            'SGD',
+            'by_speed',
+            '4',
+            'none',
+            '',
+            'no.such.Codec',
+        ]
     ),
 )
 anything = st.one_of(
     plain,
     st.lists(plain, max_size=3),
     st.dictionaries(st.sampled_from(['type', 'bits', 'x']), plain, max_size=2),
-    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), dict(bits=5), OUTER]),
+    st.sampled_from([dict(type='bf16'), dict(type='LocalSGD'), dict(bits=5), dict(by_speed=60), OUTER]),
 )
 
 
@@ -138,9 +170,13 @@ def of_codec(kind: str, **arguments: Any) -> Any:
     return build_codec(dict(type=kind, **dict(bits=6) if kind == 'quantize' else {}) | arguments)
 
 
+def of_outer(made: type, **arguments: Any) -> Any:
+    return made(outer=dict(type='SGD', lr=0.7, momentum=0.9) | arguments)
+
+
 CASES = [
-    pytest.param(partial(make, made), name, right, id=f'{getattr(made, "__name__", made)}.{name}')
-    for make, table in ((of_hook, ARGUMENTS), (of_codec, OF_CODECS))
+    pytest.param(partial(make, made), name, right, id=f'{make.__name__}.{getattr(made, "__name__", made)}.{name}')
+    for make, table in ((of_hook, ARGUMENTS), (of_codec, OF_CODECS), (of_outer, {LocalSGDHook: OF_OUTER}))
     for made, arguments in table.items()
     for name, right in arguments.items()
 ]
@@ -171,6 +207,7 @@ def test_the_table_has_all_arguments():
             parameters = inspect.signature(made).parameters
             own = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
             assert own <= set(arguments), made
+    assert {'type', *inspect.signature(OuterStep).parameters} == set(OF_OUTER)
     for kind, made in CODECS.module_dict.items():
         if made.__module__.startswith('resist_mm'):
             assert set(inspect.signature(made).parameters) == set(OF_CODECS[kind]), kind

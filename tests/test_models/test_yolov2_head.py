@@ -505,6 +505,8 @@ class TestConfig:
             {'num_classes': 0},
             {'in_channels': 0},
             {'object_scale': -1},
+            {'coord_scale': float('nan'), 'loss': 'bce'},
+            {'noobject_scale': None, 'loss': 'bce'},
             {'ignore_iou_thr': '0.6'},
             {'prior_images': -1},
         ],
@@ -562,6 +564,9 @@ class TestCrossEntropy:
             seen.append(head.loss_by_feat(raw, gt, [{}])['loss_noobj'].item())
         whole = build(loss='bce').loss_by_feat(raw, gt, [{}])['loss_noobj'].item()
         assert seen == pytest.approx([0.1 * whole, 0.55 * whole, whole, whole])
+        early = build(loss='bce', prior_images=10)
+        with torch.no_grad():  # evaluation
+            assert early.loss_by_feat(raw, gt, [{}])['loss_noobj'].item() == whole
         squared = build(prior_images=10).loss_by_feat(raw, gt, [{}])['loss_noobj'].item()
         assert squared == pytest.approx(12 * sigmoid(-2) ** 2)
 
@@ -593,6 +598,7 @@ class TestCrossEntropy:
         assert torch.equal(head.conv_pred.bias, old.conv_pred.bias)
         assert head.state_dict().keys() == old.state_dict().keys()
 
-    def test_a_loss_that_does_not_exist(self):
-        with pytest.raises(ValueError, match=r"`loss` of YOLOV2Head must be one of 'squared', 'bce', got 'focal'"):
-            build(loss='focal')
+    @pytest.mark.parametrize('loss', ['focal', None, {'type': 'CrossEntropyLoss'}])
+    def test_a_loss_that_does_not_exist(self, loss):
+        with pytest.raises(ValueError, match=r"`loss` of YOLOV2Head must be one of 'squared', 'bce', got "):
+            build(loss=loss)

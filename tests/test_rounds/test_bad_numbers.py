@@ -194,7 +194,11 @@ def _with_codec(codec: dict) -> tuple[Values, Values, Any, Values]:
 
 
 def test_a_round_with_a_bad_worker_travels_uncompressed():
-    codecs = [dict(type='topk', share=0.1, error_feedback=True), dict(type='quantize', bits=4)]
+    codecs = [
+        dict(type='topk', share=0.1, error_feedback=True),
+        dict(type='quantize', bits=4),
+        dict(type='changes', bits=2, exact_whole=False),
+    ]
     for results in run_all(3, [(_with_codec, (codec,)) for codec in codecs]):
         expected = _expected([r[1] for r in results], [r[0] for r in results], results[0][2], {1})
         for *_, now in results:

@@ -26,6 +26,18 @@ WORKERS = 3
 DILOCO = dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)
 BLOCKS = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
 WHOLE_AFTER = (False, True, False, False)
+SHARES = [3.0, 2.0, 1.0]
+# in the shared part and in a block
+FROZEN = ('head.bias', 'backbone.layer3.2.conv1.weight')
+
+
+class Unequal(ResIST):
+    """Workers that have trained different numbers of iterations."""
+
+    def weigh(self, assignment: Assignment) -> Assignment:
+        return assignment.weighted(SHARES)
+
+
 FORMS: dict[str, tuple[Any, dict]] = {
     'shared part': (lambda: ResIST(min_blocks=0, outer=DILOCO), {}),
     'shared holders': (lambda: ResIST(min_blocks=4, outer=BLOCKS), {}),
@@ -34,12 +46,19 @@ FORMS: dict[str, tuple[Any, dict]] = {
     'no momentum': (lambda: ResIST(min_blocks=3, outer=dict(type='SGD', lr=0.5, blocks=True)), {}),
     'warm-up': (lambda: ResIST(min_blocks=3, warmup_rounds=2, outer=BLOCKS), {}),
     'local SGD': (lambda: LocalSGD(outer=DILOCO), {}),
+    'unequal workers': (lambda: Unequal(blocks=[5, 3, 1], outer=BLOCKS), {}),
+    'frozen': (lambda: ResIST(min_blocks=3, outer=BLOCKS), dict(frozen=FROZEN)),
     'a bad worker': (lambda: ResIST(min_blocks=2, outer=BLOCKS), dict(bad_numbers='drop')),
     'compressed': (
         lambda: ResIST(min_blocks=2, outer=DILOCO),
         dict(codec=build_codec(dict(type='topk', share=0.3, error_feedback=True))),
     ),
+    'changes at 2 bits': (
+        lambda: ResIST(min_blocks=2, outer=dict(type='SGD', lr=0.5)),
+        dict(codec=build_codec(dict(type='changes', bits=2))),
+    ),
 }
+COMPRESSED = ('compressed', 'changes at 2 bits')
 BAD_ROUND, BAD_WORKER = 2, 1
 Values = dict[str, Tensor]
 
@@ -67,6 +86,8 @@ def _momenta(engine: Engine) -> Values:
 def _rounds(form: str) -> list[Round]:
     make, options = FORMS[form]
     engine = trained_engine(make(), **options)
+    frozen = {name: p for name, p in engine.parts.model.named_parameters() if name in options.get('frozen', ())}
+    unchanged = {name: p.clone() for name, p in frozen.items()}
     found = []
     for index, whole in enumerate(WHOLE_AFTER):
         if engine.in_sync:
@@ -79,6 +100,7 @@ def _rounds(form: str) -> list[Round]:
         total = engine.exchange(whole).total
         new = engine.assignment or Assignment.full(WORKERS, engine.parts.num_blocks)
         found.append(Round(start, trained, _values(engine), _momenta(engine), old, new, total))
+    assert all(torch.equal(p, unchanged[name]) for name, p in frozen.items() if p.numel())
     return found
 
 
@@ -92,10 +114,11 @@ def rounds() -> list[dict[str, list[Round]]]:
     return run_workers(_all_forms, WORKERS)
 
 
-@pytest.mark.parametrize('form', [form for form in FORMS if form != 'compressed'])
+@pytest.mark.parametrize('form', [form for form in FORMS if form not in COMPRESSED])
 def test_every_part_takes_the_step_of_torch(rounds, form):
     outer = FORMS[form][0]().outer
     arguments = {k: v for k, v in outer.items() if k not in ('type', 'blocks')}
+    shares = torch.tensor(SHARES if form == 'unequal workers' else [1.0] * WORKERS)
     optimizers: dict[str, torch.optim.SGD] = {}
     for index in range(len(WHOLE_AFTER)):
         of_workers = [of_forms[form][index] for of_forms in rounds]
@@ -108,7 +131,8 @@ def test_every_part_takes_the_step_of_torch(rounds, form):
             good = [worker for worker in holders if worker not in bad]
             expected = start
             if good:
-                expected = torch.stack([of_workers[worker].trained[name] for worker in good]).mean(0)
+                trained = torch.stack([of_workers[worker].trained[name] for worker in good], 1)
+                expected = (trained * shares[good]).sum(1) / shares[good].sum()
                 if block is None or outer.get('blocks'):
                     optimizer = optimizers.setdefault(
                         name, torch.optim.SGD([torch.nn.Parameter(start.clone())], **arguments)
@@ -138,6 +162,21 @@ def test_workers_agree_bit_for_bit_on_values_and_momentum(rounds, form):
                     assert torch.equal(known.setdefault(name, value), value), (name, index)
     momenta = rounds[0][form][-1].momenta
     assert all(torch.count_nonzero(m) for m in momenta.values())
+
+
+def test_of_compressed_changes_the_outer_step_loses_nothing(rounds):
+    """Without momentum it goes its share of the way to what all rounds have changed, once the model is whole."""
+    of_workers = [of_forms['changes at 2 bits'] for of_forms in rounds]
+    changes = [
+        torch.stack(
+            [of[index].trained['the shared part'] - of[index].start['the shared part'] for of in of_workers]
+        )
+        for index in range(2)
+    ]
+    start, after = (getattr(of_workers[0][i], what)['the shared part'] for i, what in ((0, 'start'), (1, 'after')))
+    torch.testing.assert_close(after, start + 0.5 * sum(changes).mean(0), rtol=0, atol=3e-6)
+    first = of_workers[0][0].after['the shared part']
+    assert (first - (start + 0.5 * changes[0].mean(0))).abs().max() > 1e-3, 'nothing was left out before'
 
 
 def test_a_block_that_only_a_bad_worker_held_keeps_its_momentum(rounds):

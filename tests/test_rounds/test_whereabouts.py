@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -70,6 +72,31 @@ class Gone:
 def test_worker_0_is_named_if_it_keeps_no_notes_any_more():
     said = run_workers(_lose_worker_0, 2)[1]
     assert 'worker 0 is missing, last seen: it keeps the list of where workers are, and does not answer' in said
+
+
+def _silent_worker_0() -> str:
+    """The one that keeps the notes is there, but stopped: a question to it waits, and all others behind it."""
+    one_at_a_time = threading.Lock()
+
+    def wait(*args: object) -> None:
+        with one_at_a_time:
+            threading.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('resist_mm.rounds.whereabouts.ANSWER_SEC', 0.2)
+        patch.setattr(dist.distributed_c10d, '_get_default_store', lambda: Gone(wait))
+        with pytest.raises(LostWorker) as lost, missing_workers_named():
+            raise RuntimeError('Application timeout caused pair closure')  # by gloo
+        with pytest.raises(ArithmeticError), missing_workers_named():
+            raise ArithmeticError('of its own')
+    return str(lost.value)
+
+
+def test_nobody_waits_for_a_worker_0_that_is_silent():
+    began = time.monotonic()
+    said = run_workers(_silent_worker_0, 2)[1]
+    assert 'worker 0 is missing, last seen: it keeps the list of where workers are, and does not answer' in said
+    assert time.monotonic() - began < 60
 
 
 def test_without_a_process_group_errors_stay_as_they_are():

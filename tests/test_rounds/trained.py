@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ Values = dict[str, Tensor]
 FRESH = 'momentum of '
 
 
-def trained_engine(protocol: Any, **options: Any) -> Engine:
-    """The same on all workers, with SGD with momentum."""
+def trained_engine(protocol: Any, frozen: Collection[str] = (), **options: Any) -> Engine:
+    """The same on all workers, with SGD with momentum; parameters may be frozen."""
     torch.manual_seed(0)
     model = ToyModel()
     model.init_weights()
+    for name, p in model.named_parameters():
+        p.requires_grad_(name not in frozen)
     return Engine(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), protocol, **options)
 
 

@@ -25,16 +25,18 @@ class Fault(Hook):
         mark (str): File that is made then; it holds the worker's process id.
         at_iter (int): Before which iteration.
         what (str): 'kill', 'kill launcher', 'hang' or 'raise'.
+        rank (int): To which worker. Defaults to 1.
     """
 
-    def __init__(self, mark: str, at_iter: int, what: str) -> None:
+    def __init__(self, mark: str, at_iter: int, what: str, rank: int = 1) -> None:
         self.mark = Path(mark)
         self.at_iter = at_iter
         self.what = what
+        self.rank = rank
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Strike."""
-        chosen = os.environ.get('FAULTY', '1' if runner.rank == 1 else '0') == '1'
+        chosen = os.environ.get('FAULTY', '1' if runner.rank == self.rank else '0') == '1'
         if not chosen or runner.iter != self.at_iter or self.mark.exists():
             return
         self.mark.write_text(str(os.getpid()))

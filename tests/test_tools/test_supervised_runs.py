@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -73,6 +74,22 @@ def test_a_killed_worker_is_replaced_and_the_run_continues(images: str, tmp_path
     expected = weights(tmp_path / 'again/iter_40.pth')
     for name, value in weights(tmp_path / 'run/iter_40.pth').items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize('faulty', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_others_go_on_without_a_killed_worker(images: str, tmp_path: Path, faulty: int):
+    """Worker 0 as well: the launcher keeps the store."""
+    path = config(tmp_path, 'kill')
+    path.write_text(path.read_text().replace("what='kill'", f"what='kill', rank={faulty}"))
+    env = dict(RESIST_MM_CIFAR10=images, ON_WORKER_LOSS='continue')
+    run = start_tool('dist_train.sh', path, 3, '--work-dir', tmp_path / 'run', **env)
+    assert run.returncode == 0, run.stdout[-8000:]
+    assert f'Round 5 goes on without worker {faulty} (numbered' in run.stdout
+    assert rounds_of(run.stdout) == ([*range(8)] if faulty else [*range(5), 5, 6, 7])
+    assert 'resuming' not in run.stdout
+    assert {name for name in os.listdir(tmp_path / 'run') if name.endswith('.pth')} == {
+        f'iter_{i}.pth' for i in (10, 20, 30, 40)
+    }
 
 
 def test_a_worker_that_does_not_come_is_named(images: str, tmp_path: Path):

@@ -83,9 +83,11 @@ SETS = {
         'CIFAR-10, 50,000 images', 'RESIST_MM_CIFAR10', {'accuracy/top1': 'top-1, %', 'test/loss': 'test loss'}
     ),
     'voc': ResultSet('YOLOv2 on 2,000 pictures of VOC2007', 'RESIST_MM_VOC', DETECTION, draws=True),
-    # its rows need a loss for rare classes, and a set that has one
     'shapes': ResultSet(
-        'YOLOv2 on generated shapes, one class rare', 'RESIST_MM_SHAPES', DETECTION, by_class=True
+        'YOLOv2 on generated shapes, one class rare and small',
+        'RESIST_MM_RARE_SHAPES',
+        {'pascal_voc/mAP': 'mAP'},  # the losses cannot be compared
+        by_class=True,
     ),
 }
 
@@ -111,6 +113,11 @@ def _voc(protocol: str) -> Row:
     return Row('voc', protocol, f'voc_small/yolo-small_{protocol}_voc2007.py', workers=4, seed=0)
 
 
+def _shapes(loss: str) -> Row:
+    config = 'quickstart/yolo_resist_rare-shapes.py'
+    return Row('shapes', 'resist', config, 2, 0, {'model.bbox_head.loss': loss}, variant=loss)
+
+
 ROWS = (
     _cifar10('resist', 4, 0),
     _cifar10('local-sgd', 4, 0),
@@ -118,6 +125,8 @@ ROWS = (
     _voc('resist'),
     _voc('local-sgd'),
     _voc('ddp'),
+    _shapes('bce'),
+    _shapes('squared'),
     _cifar10('resist', 2, 0),
     _cifar10('resist', 8, 0),
     _cifar10('local-sgd', 2, 0),

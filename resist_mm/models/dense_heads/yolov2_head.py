@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import filter_scores_and_topk
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList, OptMultiConfig
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -16,7 +16,7 @@ from resist_mm.registry import MODELS
 
 from .voc_priors import VOC_ANCHOR_GENERATOR
 from .yolov2_losses import Predictions, logit, loss_kind, objectness_errors, rising_weight, size_weights
-from .yolov2_targets import YOLOV2Targets, build_targets
+from .yolov2_targets import YOLOV2Targets, boxes_of, build_targets
 
 BBOX_CODER = {'type': 'mmdet.YOLOBBoxCoder'}
 INIT_CFG = {'type': 'Normal', 'layer': 'Conv2d', 'std': 0.01}
@@ -43,8 +43,8 @@ class YOLOV2Head(BaseDenseHead):
     That is ``loss='squared'``, the paper's. It learns nothing of objects that are rare for their prior. With
     ``loss='bce'``, as in YOLOv3, ``loss_obj`` and ``loss_noobj`` are binary cross entropies with targets 1 and
     0, and coordinates weigh more the smaller an object is, from 1 to 2. Objectness begins at 0.01 and the weight
-    of ``loss_noobj`` at a tenth, from where it rises over the first ``prior_images``. ``docs/detection.md``
-    compares the two, and Darknet. Checkpoints are the same for both.
+    of ``loss_noobj`` at a tenth, from where it rises over the first ``prior_images`` (in evaluation it is whole).
+    ``docs/detection.md`` compares the two, and Darknet. Checkpoints are the same for both.
 
     The number of training images seen is the buffer ``images_seen``, so that a resumed run continues correctly.
 
@@ -176,7 +176,7 @@ class YOLOV2Head(BaseDenseHead):
         """
         self._check_stride(pred_map, batch_img_metas)
         losses = self.loss_per_image(pred_map, batch_gt_instances, batch_gt_instances_ignore)
-        if self.training and torch.is_grad_enabled():
+        if self._learns:
             self.images_seen += pred_map.size(0)
         return {name: loss.mean() for name, loss in losses.items()}
 
@@ -197,14 +197,14 @@ class YOLOV2Head(BaseDenseHead):
             dict[str, Tensor]: The losses named in the class docstring, each (N, ), fp32.
         """
         preds = self._decode(pred_map)
-        boxes = [_boxes_of(instances, preds.boxes) for instances in batch_gt_instances]
+        boxes = [boxes_of(instances, preds.boxes) for instances in batch_gt_instances]
         labels = [
             instances.labels if len(box) else box.new_zeros(0)
             for instances, box in zip(batch_gt_instances, boxes, strict=True)
         ]
         known = boxes
         if batch_gt_instances_ignore is not None:
-            ignored = [_boxes_of(instances, preds.boxes) for instances in batch_gt_instances_ignore]
+            ignored = [boxes_of(instances, preds.boxes) for instances in batch_gt_instances_ignore]
             known = [torch.cat(pair) for pair in zip(boxes, ignored, strict=True)]
         height, width = pred_map.shape[-2:]
         targets = build_targets(boxes, labels, preds.priors, (height, width), self.stride)
@@ -230,7 +230,7 @@ class YOLOV2Head(BaseDenseHead):
         if self.kind.cross_entropy:
             coord_error = coord_error * size_weights(targets.boxes, *input_size)
         early = self.images_seen < self.prior_images  # stays a tensor: no synchronisation with the device
-        regularises = early & (self.training and torch.is_grad_enabled())
+        regularises = early & self._learns
         prior_error = error.masked_fill(targets.responsible | ~regularises, 0)
         return {
             'loss_coord': self.coord_scale * coord_error.sum(dim=1),
@@ -249,7 +249,7 @@ class YOLOV2Head(BaseDenseHead):
         obj_error = obj_error.masked_fill(~targets.responsible, 0)
         noobj_error = noobj_error.masked_fill(targets.responsible | excused, 0)
         noobject_scale: float | Tensor = self.noobject_scale
-        if self.kind.cross_entropy:
+        if self.kind.cross_entropy and self._learns:
             noobject_scale = noobject_scale * rising_weight(self.images_seen, self.prior_images)
         return {
             'loss_obj': self.object_scale * obj_error.sum(dim=1),
@@ -305,6 +305,11 @@ class YOLOV2Head(BaseDenseHead):
             batch_results.append(self._bbox_post_process(results, cfg, rescale, with_nms, img_meta))
         return batch_results
 
+    @property
+    def _learns(self) -> bool:
+        """Whether this is training: losses of an evaluation must not depend on how early it is."""
+        return self.training and torch.is_grad_enabled()
+
     def _decode(self, pred_map: Tensor) -> Predictions:
         """Decode a prediction map (N, num_priors * (5 + num_classes), H, W), in fp32 also under AMP."""
         num_images, _, height, width = pred_map.shape
@@ -331,15 +336,8 @@ class YOLOV2Head(BaseDenseHead):
 def _check_at_least(minimum: float, **arguments: float) -> None:
     """Raise ValueError naming the first argument that is not a number or below the minimum."""
     for name, value in arguments.items():
-        if not isinstance(value, int | float) or value < minimum:
+        if not isinstance(value, int | float) or not value >= minimum:  # NaN too
             raise ValueError(f'`{name}` of YOLOV2Head must be a number of at least {minimum}, got {value!r}.')
-
-
-def _boxes_of(instances: InstanceData | None, like: Tensor) -> Tensor:
-    """Boxes (n, 4) of instances in the dtype and on the device of ``like``; none where there is no field."""
-    if instances is None or 'bboxes' not in instances:
-        return like.new_zeros(0, 4)
-    return get_box_tensor(instances.bboxes).to(like)
 
 
 def _is_pretrained(init_cfg: OptMultiConfig) -> bool:

@@ -49,7 +49,7 @@ def loss_kind(name: str) -> LossKind:
     Raises:
         ValueError: If there is none.
     """
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:  # mmdet's heads have a dict there
         raise ValueError(f'`loss` of YOLOV2Head must be one of {", ".join(map(repr, KINDS))}, got {name!r}.')
     return KINDS[name]
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.structures import InstanceData
 from torch import Tensor
 
-__all__ = ['YOLOV2Targets', 'build_targets']
+__all__ = ['YOLOV2Targets', 'boxes_of', 'build_targets']
 
 
 class YOLOV2Targets(NamedTuple):
@@ -21,6 +23,13 @@ class YOLOV2Targets(NamedTuple):
     """(N, P, 4): the box of that object; the predictor's own prior where there is none."""
     labels: Tensor
     """(N, P) int64: the class of that object; 0 where there is none."""
+
+
+def boxes_of(instances: InstanceData | None, like: Tensor) -> Tensor:
+    """Boxes (n, 4) of instances in the dtype and on the device of ``like``; none where there is no field."""
+    if instances is None or 'bboxes' not in instances:
+        return like.new_zeros(0, 4)
+    return get_box_tensor(instances.bboxes).to(like)
 
 
 def build_targets(

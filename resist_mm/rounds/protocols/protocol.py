@@ -61,6 +61,16 @@ class RoundProtocol:
         if self.hands_by_speed or self.iters_by_speed:
             self.speeds = AgreedSpeeds(num_workers, self.speed_interval)
 
+    def set_workers(self, left: Sequence[int]) -> None:
+        """Go on with fewer workers (``on_worker_loss='continue'``); called before an exchange. Must not fail.
+
+        Args:
+            left (Sequence[int]): By rank from now on, the rank of each worker so far.
+        """
+        self.num_workers = len(left)
+        if self.speeds is not None:
+            self.speeds.begin_anew(self.num_workers)
+
     def assign(self, round_index: int) -> Assignment:
         """Who holds which blocks in a round, and the weight of each worker in means."""
         raise NotImplementedError

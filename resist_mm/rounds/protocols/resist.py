@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resist_mm.partition import Assignment, PartitionSampler, check_hands
+from resist_mm.partition import Assignment, PartitionSampler, check_hands, hands_for
 
 from ..arguments import check_count, check_integer, is_number
 from ..part import Parts
@@ -87,6 +87,21 @@ class ResIST(SteppedProtocol):
         if self._given is not None:
             check_hands('ResIST.blocks', self._given, parts.num_blocks, num_workers, self.min_blocks or 0)
         parts.set_scale(self.scale)
+
+    def set_workers(self, left: Sequence[int]) -> None:
+        """Deal to those that are left; the activation scale follows.
+
+        Given hands stay, unless there are blocks then that nobody would hold: these go to workers in proportion to
+        their hands.
+        """
+        super().set_workers(left)
+        least, num_blocks = self.sampler.min_blocks, self.parts.num_blocks
+        if self._given is not None:
+            self._given = [self._given[rank] for rank in left]
+            if sum(self._given) < num_blocks:
+                self._given = hands_for([1 / (hand or 0.5) for hand in self._given], 0, num_blocks, least)
+        self.sampler = PartitionSampler(num_blocks, self.num_workers, self.min_blocks, self.seed or 0)
+        self.parts.set_scale(self.scale)
 
     @property
     def scale(self) -> float:

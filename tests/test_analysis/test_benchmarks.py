@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from resist_mm.analysis.benchmarks import cpu_quotas
 from resist_mm.analysis.benchmarks.exchange import check_bytes
 from resist_mm.analysis.benchmarks.exchange_rounds import WARM_UP
 from resist_mm.exchange import ExchangePlan
@@ -158,3 +159,33 @@ def _tiny_params() -> int:
 
 
 NETWORK_PARAMS = _tiny_params()
+
+
+def test_benchmark_unequal_compares_what_goes_by_speed():
+    sizes = ('--blocks', 3, '--channels', 4, '--batch-size', 2, '--local-iters', 2, '--settle', 2, '--rounds', 1)
+    found = json.loads(run_tool('analysis_tools/benchmark_unequal.py', '--shares', 0.5, 1, *sizes, '--json'))
+    settings = found['settings']
+    assert list(settings) == ['equal hands', 'blocks by speed', 'iterations by speed', 'both by speed']
+    for name, of in settings.items():
+        assert 0 < of['idle'] <= of['idle_most'] < 1
+        assert of['images_per_sec'] * of['seconds_of_round'] == pytest.approx(2 * sum(of['iterations']))
+        assert sum(of['hands']) >= 6 and min(of['hands']) >= 1
+        # somebody has to be the fastest
+        assert max(of['iterations']) == 2 and (
+            min(of['iterations']) == 2 or 'iterations' in name or 'both' in name
+        )
+        assert (of['shared'] is None) == (name == 'equal hands')
+    assert settings['equal hands']['speedup'] == 1
+
+
+def test_without_control_groups_a_worker_sleeps_for_the_rest_of_its_share(monkeypatch):
+    monkeypatch.setattr(cpu_quotas, '_parent', lambda: (None, 0))
+    slept: list[float] = []
+    clock = iter([10.0, 10.3])
+    monkeypatch.setattr(cpu_quotas.time, 'process_time', lambda: next(clock))
+    monkeypatch.setattr(cpu_quotas.time, 'sleep', slept.append)
+    with cpu_quotas.cpu_quotas([0.25, 1]) as (slow, _):
+        slow.enter()
+        slow.after_iteration()
+    # 0.3 s of a processor are a quarter of 1.2 s
+    assert slept == [pytest.approx(0.9)]

@@ -17,6 +17,7 @@ __all__ = ['Quota', 'cpu_quotas']
 
 ROOT = Path('/sys/fs/cgroup')
 PERIOD_US = 20_000
+WEIGHT = 16  # of a group against another process: the quota is what binds, also on a machine that does other work
 
 
 class Quota:
@@ -81,9 +82,11 @@ def _limit(folder: Path, version: int, share: float) -> None:
     quota = round(share * PERIOD_US)
     if version == 2:
         (folder / 'cpu.max').write_text(f'{quota} {PERIOD_US}')
+        (folder / 'cpu.weight').write_text(str(100 * WEIGHT))
     else:
         (folder / 'cpu.cfs_period_us').write_text(str(PERIOD_US))
         (folder / 'cpu.cfs_quota_us').write_text(str(quota))
+        (folder / 'cpu.shares').write_text(str(1024 * WEIGHT))
 
 
 def _remove(folder: Path) -> None:

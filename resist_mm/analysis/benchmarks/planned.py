@@ -38,9 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--link', metavar='RATE', default='20mbit', help='of every worker; default: 20mbit')
     parser.add_argument('--share', type=float, default=0.25, help='of a core, for each worker; default: 0.25')
     parser.add_argument('--codec', nargs='+', choices=list(CODECS), default=['none', 'q6', 'c2'])
-    parser.add_argument('--local-iters', type=int, nargs='+', default=[2, 8], help='default: 2 8')
-    parser.add_argument('--rounds', type=int, default=3, help='of each setting; default: 3')
-    parser.add_argument('--iterations', type=int, default=5, help='timed for the prediction; default: 5')
+    parser.add_argument('--local-iters', type=int, nargs='+', default=[4, 12], help='default: 4 12')
+    parser.add_argument('--rounds', type=int, default=2, help='of each setting; default: 2')
+    parser.add_argument('--iterations', type=int, default=10, help='timed for the prediction; default: 10')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     args = parser.parse_args()
     for name in ('workers', 'share', 'local_iters', 'rounds', 'iterations'):
@@ -106,14 +106,14 @@ def print_table(summary: dict[str, Any]) -> None:
         f'core each, links of {summary["link"]}\nan iteration: {costs["whole_sec"]:.4f} s, '
         f'{costs["block_sec"]:.4f} s of it for each partitioned block; {rounds} rounds of each setting\n'
     )
-    print(f'{"":27}{"seconds of a round":^42}{"MB of a round":^22}'.rstrip())
+    print(f'{"":27}{"seconds of a round":^48}{"MB of a round":^24}'.rstrip())
     heads = ('exchange', 'predicted', 'measured', 'off', 'predicted', 'on the link')
-    print(f'{"protocol":15}{"codec":6}{"iters":>6}' + ''.join(f'{head:>11}' for head in heads))
+    print(f'{"protocol":15}{"codec":6}{"iters":>6}' + ''.join(f'{head:>12}' for head in heads))
     for row in summary['rows']:
         print(
-            f'{NAMES[row["protocol"]]:15}{row["codec"]:6}{row["local_iters"]:6}{row["exchange_sec"]:11.3f}'
-            f'{row["seconds"]:11.3f}{row["measured_sec"]:11.3f}{row["off"]:+11.1%}{row["bytes"] / MB:11.3f}'
-            f'{row["on_link"] / MB:11.3f}'
+            f'{NAMES[row["protocol"]]:15}{row["codec"]:6}{row["local_iters"]:6}{row["exchange_sec"]:12.3f}'
+            f'{row["seconds"]:12.3f}{row["measured_sec"]:12.3f}{row["off"]:+12.1%}{row["bytes"] / MB:12.3f}'
+            f'{row["on_link"] / MB:12.3f}'
         )
     print(f'\nmost off: {max(abs(row["off"]) for row in summary["rows"]):.1%}')
 

@@ -13,7 +13,7 @@ from .trial import Trial, block_sec, measure_link, measure_plain, measure_work
 
 __all__ = ['costs_given', 'least_hand', 'measure']
 
-ITERATIONS = 5
+ITERATIONS = 10
 LINK_BYTES = 8_000_000
 Timings = tuple[float, float, float, float, dict[str, Work]]
 
@@ -40,7 +40,7 @@ def measure(
         run (CountedRun): What has been read from it.
         num_workers (int): Number of workers.
         link (LinkSpeed, optional): Of every worker. Defaults to None: it is measured.
-        iterations (int): Of the whole model and of a sub-ResNet. Defaults to 5.
+        iterations (int): Of the whole model and of a sub-ResNet. Defaults to 10.
 
     Raises:
         ValueError: If the model cannot be built, or its training data are not there.

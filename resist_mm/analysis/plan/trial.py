@@ -28,7 +28,7 @@ from .seconds import Work
 __all__ = ['Trial', 'block_sec', 'measure_link', 'measure_plain', 'measure_work', 'timed']
 
 NUMBERS = 2**18  # to time codecs with
-REPEATS = 3
+REPEATS = 5
 LINK_SECONDS = 5.0
 VOTES = 20
 
@@ -71,21 +71,19 @@ class Trial:
             left -= kept
 
     def iteration_sec(self, number: int) -> float:
-        """Median seconds of an iteration, after one that does not count; all workers train at the same time."""
+        """Seconds of an iteration, a mean, after one that does not count; all workers train at the same time."""
         self.iterate()
         return timed(self.iterate, number, self.device)
 
 
 def timed(action: Callable[[], Any], number: int, device: torch.device) -> float:
-    """Median seconds of an action."""
-    seconds = []
+    """Seconds of an action, the mean over some without a pause, as in a run."""
+    _synchronize(device)
+    began = time.perf_counter()
     for _ in range(number):
-        _synchronize(device)
-        began = time.perf_counter()
         action()
-        _synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
+    _synchronize(device)
+    return (time.perf_counter() - began) / number
 
 
 def measure_plain(device: torch.device) -> float:
@@ -135,7 +133,7 @@ def measure_link(num_bytes: int, device: torch.device, seconds: float = LINK_SEC
 
     average()
     transport.vote(0)
-    latency = timed(lambda: transport.vote(0), VOTES, device)
+    latency = median(timed(lambda: transport.vote(0), 1, device) for _ in range(VOTES))
     once = _agreed(timed(average, 1, device))
     number = max(1, min(100, int(seconds / once)))
     steps = 2 * (num_workers - 1) * latency

@@ -38,7 +38,7 @@ class ResIST(SteppedProtocol):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> engine = Engine(model, optimizer, ResIST(min_blocks=2, blocks=[8, 6, 5, 3]))
+        >>> protocol = ResIST(min_blocks=2, blocks=[8, 6, 5, 3])  # of four workers, for an Engine
     """
 
     def __init__(

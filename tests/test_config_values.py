@@ -74,7 +74,9 @@ def test_several_optimizers():
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*/*.py')), ids=lambda path: path.stem)
 def test_configs_of_this_project_pass(path):
-    check_values(Config.fromfile(path))
+    cfg = Config.fromfile(path)
+    if not path.name.startswith('custom_'):  # they refer to what a user's file sets: tests/test_own_data.py
+        check_values(cfg)
 
 
 def test_the_command_says_it_in_one_line():

@@ -14,7 +14,7 @@ from resist_mm.exchange import Traffic
 from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
-from resist_mm.rounds.arguments import check_choice, check_count, check_integer, is_number
+from resist_mm.rounds.arguments import check_choice, check_count, check_flag, check_integer, is_number
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
@@ -164,6 +164,7 @@ class RoundHook(Hook):
         self.max_bad_rounds = max_bad_rounds
         self.max_loss_ratio = max_loss_ratio
         check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
+        check_flag(f'{name}.copies_on_host', copies_on_host)
         self.on_worker_loss = on_worker_loss
         self.copies_on_host = copies_on_host
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)

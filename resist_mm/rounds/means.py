@@ -38,10 +38,7 @@ class Means:
         So an error is kept until :meth:`of_everybody`, and the block is delivered all the same.
         """
         try:
-            # a block that only workers with bad numbers held, or lost ones, stays as it was
-            goes_back = staged.undone is not None and staged.undone.has(block)
-            if self._look(staged, self.parts.blocks[block]) and not goes_back:
-                self._call(self.parts.blocks[block])
+            self._look_and_call(staged, self.parts.blocks[block])
         except Exception as error:
             self._error = error
 
@@ -54,12 +51,15 @@ class Means:
         if self._error is not None:
             raise self._error
         for part in staged.averaged_parts():
-            if self._look(staged, part):
-                self._call(part)
+            self._look_and_call(staged, part)
 
     def forget(self) -> None:
         """Forget what an exchange that is not accepted has left."""
         self.finite, self._error = True, None
+
+    def _look_and_call(self, staged: StagedExchange, part: Part) -> None:
+        if self._look(staged, part) and not staged.goes_back(part):
+            self._call(part)
 
     def _look(self, staged: StagedExchange, part: Part) -> bool:
         tensors = staged.to_be_looked_at(part)

@@ -108,6 +108,12 @@ class StagedExchange:
         """The parts whose mean is the same on all workers."""
         return [*self.parts.shared, *(self.parts.blocks[block] for block in self.plan.averaged)]
 
+    def goes_back(self, part: Part) -> bool:
+        """Whether a part gets its value from the start of the round: only workers that do not count held it."""
+        if part.block is None or self.undone is None or not self.undone.has(part.block):
+            return False
+        return part.block not in self.plan.averaged or self.plan.old.num_workers == 1
+
     @property
     def compresses(self) -> bool:
         """Whether a codec compresses anything."""
@@ -167,7 +173,8 @@ class StagedExchange:
         for state, payloads in zip(self.states, self._of(part), strict=True):
             if part.block is None or part.block in self.plan.averaged:
                 self._load(state, part, payloads)
-                if self.plan.old.num_workers > 1 or self._changes_mean(state):
+                # a worker that is left alone has copies to take
+                if self.plan.old.num_workers > 1 or self._changes_mean(state) or self.undone is not None:
                     state.make_room(part, payloads, averaged=True)
             else:
                 self._stage_block(part, part.block, state, payloads)

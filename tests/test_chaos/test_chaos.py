@@ -66,4 +66,3 @@ def test_links_can_be_broken_here() -> None:
     problem = networks_available()
     if problem:
         pytest.skip(problem)
-

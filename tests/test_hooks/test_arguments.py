@@ -82,6 +82,8 @@ OF_ROUNDS: dict[str, Right] = dict(
     codec=codec,
     seed=optional(integer),
     bad_numbers=one_of('stop', 'drop'),
+    on_worker_loss=one_of('stop', 'continue'),
+    copies_on_host=flag,
     max_bad_rounds=at_least(1),
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )

@@ -505,6 +505,8 @@ class TestConfig:
             {'num_classes': 0},
             {'in_channels': 0},
             {'object_scale': -1},
+            {'coord_scale': float('nan'), 'loss': 'bce'},
+            {'noobject_scale': None, 'loss': 'bce'},
             {'ignore_iou_thr': '0.6'},
             {'prior_images': -1},
         ],

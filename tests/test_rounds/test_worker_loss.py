@@ -157,18 +157,22 @@ def test_the_others_go_on_with_the_right_numbers(name: str):
     assert all(result['copies'][-1] == 0 and result['copies'][0] > 0 for result in left)
 
 
-def test_unequal_hands_and_the_outer_step_go_on():
+def test_unequal_hands_and_the_outer_step_go_on_until_one_worker_is_left():
     outer = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
-    results = run_job(_train, WORKERS, {2: ('training', 5)}, {}, dict(blocks=[3, 1, 1, 1], outer=outer))
-    left = [result for result in results if result is not None]
-    (loss,) = left[0]['losses']
-    assert (loss.round, loss.lost, len(loss.restored)) == (2, (2,), 1)
+    hits = {2: ('training', 5), 1: ('training', 7), 3: ('training', 9)}
+    results = run_job(_train, WORKERS, hits, {}, dict(blocks=[3, 1, 1, 1], outer=outer))
+    assert results[1:] == [None] * 3
+    losses = results[0]['losses']
+    assert [(loss.round, loss.lost, len(loss.restored)) for loss in losses] == [
+        (2, (2,), 1),
+        (3, (1,), 1),
+        (4, (3,), 1),
+    ]
     # without the lost worker a block would have no holder: the fastest one takes it
-    expected = _expected([loss], [[3, 1, 1, 1]] * 3 + [[4, 1, 1]] * 2, outer)
-    for result in left:
-        assert result['scale'] == pytest.approx(1 / 3)
-        for weight, value in result['weights'].items():
-            torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+    expected = _expected(losses, [[3, 1, 1, 1]] * 3 + [[4, 1, 1], [5, 1]], outer)
+    assert (results[0]['place'], results[0]['scale']) == ((0, 1), 1)
+    for weight, value in results[0]['weights'].items():
+        torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
 
 
 def test_speeds_are_agreed_anew():

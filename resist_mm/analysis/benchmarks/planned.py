@@ -3,8 +3,8 @@
 Every worker has a network namespace of its own with a link of a given rate, and a share of a processor, so that
 iterations last equally long whatever else this machine does (Linux, root; both are removed at the end). The
 workers time iterations and codecs, and the seconds of a round are predicted from these and the rate of the link.
-Then they train by ResIST, local SGD and data-parallel, with each codec and each length of a round. The bytes have to
-be those that are predicted.
+Then they train by ResIST, local SGD and data-parallel, with each codec and each length of a round. The bytes have
+to be those that are predicted.
 
 Examples:
     sudo python tools/analysis_tools/benchmark_plan.py CONFIG --link 20mbit

@@ -27,7 +27,7 @@ from .seconds import Work
 
 __all__ = ['Trial', 'block_sec', 'measure_link', 'measure_plain', 'measure_work', 'timed']
 
-NUMBERS = 2**20  # to time codecs with
+NUMBERS = 2**18  # to time codecs with
 REPEATS = 3
 LINK_SECONDS = 5.0
 VOTES = 20

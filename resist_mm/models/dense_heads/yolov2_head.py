@@ -336,7 +336,7 @@ class YOLOV2Head(BaseDenseHead):
 def _check_at_least(minimum: float, **arguments: float) -> None:
     """Raise ValueError naming the first argument that is not a number or below the minimum."""
     for name, value in arguments.items():
-        if not isinstance(value, int | float) or value < minimum:
+        if not isinstance(value, int | float) or not value >= minimum:  # NaN too
             raise ValueError(f'`{name}` of YOLOV2Head must be a number of at least {minimum}, got {value!r}.')
 
 

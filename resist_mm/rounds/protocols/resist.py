@@ -38,7 +38,8 @@ class ResIST(SteppedProtocol):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> protocol = ResIST(min_blocks=2, blocks=[8, 6, 5, 3])  # of four workers, for an Engine
+        >>> ResIST(min_blocks=2, blocks='by_speed').hands_by_speed
+        True
     """
 
     def __init__(

@@ -1,0 +1,214 @@
+"""plan_run.py: its bytes are the engine's, its seconds follow a formula, its choice a rule."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from resist_mm.analysis.benchmarks.planned import compare
+from resist_mm.analysis.cost import NetworkSize, PartSize
+from resist_mm.analysis.cost.config_run import network_size
+from resist_mm.analysis.cost.counted_run import CountedRun
+from resist_mm.analysis.named_networks import CODECS
+from resist_mm.analysis.plan import Costs, LinkSpeed, Setting, Work, choose, command, settings_of
+from resist_mm.analysis.plan.seconds import ddp_iteration_sec, exchange_sec
+from resist_mm.builders import build_codec
+from resist_mm.exchange import ExchangePlan
+from resist_mm.partition import Assignment
+from resist_mm.registry import CODECS as REGISTERED
+from resist_mm.rounds import Engine, LocalSGD, ResIST
+from tests.toy import ToyModel
+from tests.workers import run_workers
+
+ROUNDS = 3
+NAMES = ('none', 'q6', 'c2', 'c2_topk3', 'topk25')
+COSTS = Costs(0.5, 0.05, LinkSpeed(rate=1000.0, latency=0.01))
+CONFIG = """
+custom_imports = dict(imports=['resist_mm'], allow_failed_imports=False)
+model = dict(type='tests.toy.ToyModel')
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(type='tests.toy.ToyData', length=64),
+    sampler=dict(type='DefaultSampler'),
+    collate_fn=dict(type='default_collate'),
+)
+train_cfg = dict(max_epochs=10)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+custom_hooks = [dict(type='resist_mm.ResISTHook', local_iters=dict(by_speed=10), min_blocks=2, blocks='by_speed')]
+"""
+
+
+def run_of(network: NetworkSize, codecs: tuple[str, ...] = ('none',), **changes) -> CountedRun:
+    named = {name: CODECS[name] for name in codecs}
+    return replace(CountedRun('x', network, 4, 10, 2, 960, (2, 2), codecs=named), **changes)
+
+
+def _bytes_of_engines() -> dict:
+    found = {}
+    for name in NAMES:
+        for protocol in ('resist', 'local_sgd'):
+            deals = ResIST(min_blocks=2) if protocol == 'resist' else LocalSGD()
+            model = ToyModel()
+            engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1), deals, build_codec(CODECS[name]))
+            totals = [engine.run_round(lambda: None, 1).total for _ in range(ROUNDS)]
+            found[protocol, name] = sum(totals) / ROUNDS
+    return found
+
+
+def test_bytes_are_those_of_the_engine():
+    engines, *_ = run_workers(_bytes_of_engines, 3)
+    run = run_of(network_size(ToyModel()), NAMES)
+    settings = settings_of(run, 3, [10], COSTS, samples=ROUNDS)
+    predicted = {(s.protocol, s.codec): s.bytes for s in settings if s.protocol != 'ddp'}
+    assert predicted == pytest.approx(engines)
+    assert len(set(engines.values())) == len(engines)
+
+
+def test_all_registered_codecs_are_compared():
+    assert {cfg['type'] for cfg in CODECS.values() if cfg} == set(REGISTERED.module_dict)
+
+
+def test_seconds_of_a_ring():
+    network = NetworkSize(PartSize(900, 100))
+    plan = ExchangePlan.between(*[Assignment.full(4, 0)] * 2)
+    # 2 * 3/4 of 4,000 bytes at 1,000 a second; 2 votes and 6 steps of the ring
+    assert exchange_sec(COSTS, network, plan) == pytest.approx(6.0 + 8 * 0.01)
+
+
+def test_seconds_of_a_hand_over_are_those_of_the_busiest_link():
+    network = NetworkSize(PartSize(0), (PartSize(250), PartSize(500), PartSize(250)))
+    old = Assignment(((0, 1), (2,)), 3)
+    new = Assignment(((2,), (0, 1)), 3)
+    # worker 0 sends 3,000 bytes and receives 1,000; 2 votes, 2 steps of messages, 2 of a ring
+    assert exchange_sec(COSTS, network, ExchangePlan.between(old, new)) == pytest.approx(3.0 + 6 * 0.01)
+
+
+def test_seconds_of_a_codec_are_added_in_steps():
+    network = NetworkSize(PartSize(800))
+    plan = ExchangePlan.between(*[Assignment.full(2, 0)] * 2)
+    costs = replace(COSTS, work=dict(bf16=Work(encode=0.001, decode=0.002)))
+    seconds = exchange_sec(costs, network, plan, build_codec(dict(type='bf16')), 'bf16')
+    # each sends half of 1,600 bytes twice; encodes 1,200 numbers and decodes 1,200; 2 votes, 2 + 2 further steps
+    assert seconds == pytest.approx(1.6 + 1.2 + 2.4 + 6 * 0.01)
+
+
+def test_gradients_of_one_bucket_are_sent_after_the_backward_pass():
+    network = NetworkSize(PartSize(1000))
+    assert ddp_iteration_sec(COSTS, network, 2) == pytest.approx(0.5 + 4.0 + 2 * 0.01)
+
+
+def test_gradients_of_many_buckets_hide_behind_the_backward_pass():
+    network = NetworkSize(PartSize(25 * 2**20))
+    costs = Costs(6.0, 0.0, LinkSpeed(rate=100 * 2**20, latency=0))
+    # 100 MiB in buckets of 1 and 25; the last, of 24, is sent when all gradients are there
+    assert ddp_iteration_sec(costs, network, 2) == pytest.approx(6.0 + 0.24)
+
+
+def test_a_run_is_its_iterations_and_its_exchanges():
+    [setting, *_] = settings_of(run_of(NetworkSize(PartSize(1000))), 2, [10], COSTS)
+    assert (setting.protocol, setting.local_iters) == ('local_sgd', 10)
+    assert setting.exchange_sec == pytest.approx(4.0 + 4 * 0.01)
+    assert setting.seconds == pytest.approx(5.0 + 4.04)
+    # 960 images twice, 8 an iteration: 24 rounds
+    assert setting.run_seconds == pytest.approx(24 * 9.04)
+    assert setting.run_bytes == 24 * 8000
+
+
+def test_a_sub_resnet_is_as_fast_as_its_largest_hand():
+    network = NetworkSize(PartSize(10), tuple(PartSize(10) for _ in range(6)))
+    settings = settings_of(run_of(network), 2, [10], COSTS)
+    of_resist = next(s for s in settings if s.protocol == 'resist')
+    assert of_resist.seconds - of_resist.exchange_sec == pytest.approx(10 * (0.5 - 3 * 0.05))
+
+
+def setting(protocol: str, codec: str, iters: int, share: float, iteration: float = 1.0) -> Setting:
+    seconds = iters * iteration / (1 - share)
+    return Setting(protocol, codec, iters, seconds, share * seconds, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ('of_local_sgd', 'expected'),
+    [
+        ([(50, 'none', 0.04), (50, 'q6', 0.01)], (50, 'none')),  # exact, if it costs no more than that
+        ([(50, 'none', 0.2), (50, 'q6', 0.04), (50, 'c2', 0.01), (200, 'none', 0.04)], (50, 'q6')),
+        ([(50, 'none', 0.2), (50, 'c2', 0.1), (200, 'none', 0.05), (200, 'c2', 0.01)], (200, 'none')),
+        ([(50, 'none', 0.4), (50, 'c2', 0.2)], (50, 'c2')),  # none is cheap: the cheapest
+        ([(10, 'none', 0.01), (50, 'none', 0.01)], (50, 'none')),  # never shorter than in the config
+    ],
+)
+def test_exact_settings_are_preferred(of_local_sgd: list, expected: tuple):
+    settings = [setting('local_sgd', codec, iters, share) for iters, codec, share in of_local_sgd]
+    settings.append(setting('ddp', 'none', 50, 0.9))
+    chosen = choose(settings, 50, list(NAMES))
+    assert (chosen.protocol, chosen.local_iters, chosen.codec) == ('local_sgd', *expected)
+    faster = setting('resist', 'none', 50, 0.3, iteration=0.1)
+    assert choose([*settings, faster], 50, list(NAMES)) is faster
+
+
+def test_predicted_bytes_that_are_not_sent_are_an_error():
+    predicted = Setting('resist', 'none', 5, 2.0, 1.0, 300, None, None)
+    found = compare(predicted, [(2.5, 300, 10), (2.4, 300, 20)])
+    assert (found['measured_sec'], found['off'], found['on_link']) == (2.5, pytest.approx(-0.2), 30)
+    with pytest.raises(RuntimeError, match='the workers sent 301 bytes a round, predicted were 300'):
+        compare(predicted, [(2.5, 301, 10)])
+
+
+@pytest.fixture
+def plan_run(monkeypatch, capsys, tmp_path: Path):
+    """Run the command in this process on a toy config; gives what it prints."""
+    (tmp_path / 'toy.py').write_text(CONFIG)
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['plan_run.py', str(tmp_path / 'toy.py'), *map(str, args)])
+        try:
+            command.main()
+        except SystemExit as stop:
+            return f'{stop.code} {capsys.readouterr().err}'
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_config_is_timed_and_planned(plan_run):
+    found = json.loads(
+        plan_run('--workers', 2, '--link', '10gbit', '--latency-ms', 0, '--most-exchange', 1, '--json')
+    )
+    costs = found['costs']
+    assert costs['whole_sec'] > 0 and costs['block_sec'] >= 0 and set(costs['work']) == {*CODECS} - {'none'}
+    assert costs['link']['rate'] == pytest.approx(1.25e9 * 1448 / 1514)
+    keys = {(s['protocol'], s['codec'], s['local_iters']) for s in found['settings']}
+    of_rounds = {(p, name, n) for p in ('resist', 'local_sgd') for name in CODECS for n in (2, 10, 40)}
+    assert keys == of_rounds | {('ddp', 'none', n) for n in (2, 10, 40)}
+    assert (found['chosen']['codec'], found['chosen']['local_iters']) == ('none', 10)
+
+
+def test_the_table_and_the_lines_for_the_config(plan_run):
+    table = plan_run('--workers', 2, '--link', '1mbit', '--iter-sec', 0.2, 0.1, '--codec', 'none', 'c2')
+    assert "dict(type='resist_mm.ResISTHook', local_iters=" in table
+    assert 'not counted: blocks=' in table
+    assert 'an iteration: 0.2 s, 0.0333 s of it for each partitioned block (given)' in table
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (('--link', '100'), "a rate is written as tc does, such as '1gbit' or '100mbit'"),
+        (('--link', '0mbit'), 'a rate is written as tc does'),
+        (('--link', '100mbps'), '--link 100mbps'),
+        ((), 'give the rate of links'),
+        (('--link', '1gbit', '--measure'), 'not both'),
+        (('--link', '1gbit', '--workers', 1), 'nobody to communicate with'),
+        (('--link', '1gbit', '--iter-sec', 0), '--iter-sec must be above 0'),
+        (('--link', '1gbit', '--iter-sec', 1, 2, 3), 'one or two numbers, got 3'),
+        (('--link', '1gbit', '--iter-sec', 1, '--workers', 2, '--min-blocks', 7), '7'),
+    ],
+)
+def test_the_command_says_what_is_wrong(plan_run, args: tuple, message: str):
+    assert message in plan_run(*args)

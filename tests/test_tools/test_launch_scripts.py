@@ -17,7 +17,9 @@ def supervise():
     spec = importlib.util.spec_from_file_location('supervise', ROOT / 'tools/_supervise.py')
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(ROOT / 'tools')  # where a script finds what is beside it
+        spec.loader.exec_module(module)
     return module
 
 

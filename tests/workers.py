@@ -8,6 +8,7 @@ import queue
 import tempfile
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ PRELOADED = ['torch', 'mmengine.runner', 'resist_mm.hooks', 'resist_mm.models', 
 PRELOADED += ['mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models']
 
 
-def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
+def run_workers(function: Callable, num_workers: int, *args: Any, group_timeout_sec: float = TIMEOUT_SEC) -> list:
     """Call ``function(*args)`` in ``num_workers`` processes and return their results, by rank.
 
     The workers are forked from a server that has imported torch and mmengine once. An
@@ -31,7 +32,9 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()
         processes = [
-            context.Process(target=_worker, args=(function, rank, num_workers, folder, results, args))
+            context.Process(
+                target=_worker, args=(function, rank, num_workers, folder, results, args, group_timeout_sec)
+            )
             for rank in range(num_workers)
         ]
         for process in processes:
@@ -56,11 +59,23 @@ def run_workers(function: Callable, num_workers: int, *args: Any) -> list:
     return [by_rank[rank] for rank in range(num_workers)]
 
 
-def _worker(function: Callable, rank: int, num_workers: int, folder: str, results: Any, args: tuple) -> None:
+def _worker(
+    function: Callable,
+    rank: int,
+    num_workers: int,
+    folder: str,
+    results: Any,
+    args: tuple,
+    group_timeout_sec: float,
+) -> None:
     try:
         torch.set_num_threads(1)
         dist.init_process_group(
-            'gloo', init_method=f'file://{Path(folder) / "rendezvous"}', rank=rank, world_size=num_workers
+            'gloo',
+            init_method=f'file://{Path(folder) / "rendezvous"}',
+            rank=rank,
+            world_size=num_workers,
+            timeout=timedelta(seconds=group_timeout_sec),
         )
         # pickled by value: a tensor's shared memory would disappear with the process
         results.put((rank, pickle.dumps(function(*args)), None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import DistSamplerSeedHook, Hook
+from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -133,12 +133,13 @@ class ExactResumeHook(Hook):
     def before_val(self, runner: Runner) -> None:
         """Keep the states: after validation the best checkpoint and the last one may be saved."""
         if self._order is not None:  # validation of a training run
-            self._keep(runner, runner.iter)
+            best = any(isinstance(hook, CheckpointHook) and hook.save_best for hook in runner.hooks)
+            self._keep(runner, runner.iter, residuals=best)
 
-    def _keep(self, runner: Runner, iters: int) -> None:
+    def _keep(self, runner: Runner, iters: int, residuals: bool = True) -> None:
         """Gather the states of all workers for the checkpoint; all of them call it."""
         if self._states is None:
-            self._states = worker_state(runner)
+            self._states = worker_state(runner, residuals)
         runner.message_hub.update_info(
             KEY,
             dict(

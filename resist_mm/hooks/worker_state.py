@@ -18,8 +18,12 @@ from .round_hook import RoundHook
 __all__ = ['set_random_states', 'set_training_state', 'worker_state']
 
 
-def worker_state(runner: Runner) -> dict[str, Any]:
+def worker_state(runner: Runner, residuals: bool = True) -> dict[str, Any]:
     """The states of the generators of Python, NumPy, PyTorch and the current GPU, and what else differs.
+
+    Args:
+        runner (Runner): Of the run.
+        residuals (bool): Whether what compression has left out is wanted too. Defaults to True.
 
     Returns:
         dict: Tensors and plain numbers, which load with ``weights_only=True``; 15 kB, and what compression has
@@ -35,8 +39,8 @@ def worker_state(runner: Runner) -> dict[str, Any]:
         usual_losses=[hook.losses.usual for hook in _watching(runner)],
         paces=[hook.pace.state_dict() for hook in _pacing(runner)],
     )
-    if any(residual.count_nonzero() for _, residual in _residuals(runner)):
-        # only if the model was made whole without them: as large as the shared part
+    if residuals and any(residual.count_nonzero() for _, residual in _residuals(runner)):
+        # only if the model was made whole without them: as large as the shared part, of each worker
         states['residuals'] = [residual.cpu() for _, residual in _residuals(runner)]
     if torch.cuda.is_available():
         states['cuda'] = torch.cuda.get_rng_state()

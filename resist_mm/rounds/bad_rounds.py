@@ -81,7 +81,8 @@ class BadRounds:
         if not finite:
             raise BadNumbers(
                 f'round {round_index}: a mean is not finite although the numbers of all workers are: they are too '
-                'large to be added. Nothing of this round is saved'
+                'large to be added, or the protocol (an outer step?) has made that of them. Nothing of this round '
+                'is saved'
             )
 
     def settle(self, left_out: Mapping[int, list[str]]) -> None:

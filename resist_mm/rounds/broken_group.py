@@ -56,6 +56,8 @@ def _fail(*args: Any, **kwargs: Any) -> NoReturn:
 for _operation in (
     'allreduce',
     'allgather',
+    '_allgather_base',
+    'alltoall_base',
     'broadcast',
     'barrier',
     'send',

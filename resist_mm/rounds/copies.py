@@ -10,7 +10,7 @@ from torch import Tensor
 from resist_mm.exchange import ExchangePlan, Payload, Transfer, Transport
 from resist_mm.partition import Assignment
 
-from .optimizer_state import OptimizerState
+from .moving_average import MovingAverage
 from .part import Part, Parts
 from .round_start import RoundStart
 from .staging import StagedExchange
@@ -122,13 +122,15 @@ class Copies:
         device, kept = self.parts.device, self._kept[part.block]
         if [(t.numel(), t.dtype) for t in kept.get(state, ())] == state.sizes(part):
             return [tensor.to(device, copy=True) for tensor in kept.get(state, ())]
-        if isinstance(state, OptimizerState):
-            return [torch.zeros(numel, dtype=dtype, device=device) for numel, dtype in state.sizes(part)]
         if isinstance(state, RunningStatistics):
             return state.tensors(part)
-        # an average of weights that has begun since
-        weights = next(tensors for of, tensors in kept.items() if isinstance(of, Weights))
-        return [t.to(device, dtype, copy=True) for t, (_, dtype) in zip(weights, state.sizes(part), strict=True)]
+        if isinstance(state, MovingAverage):  # has begun since
+            weights = next(tensors for of, tensors in kept.items() if isinstance(of, Weights))
+            return [
+                t.to(device, dtype, copy=True) for t, (_, dtype) in zip(weights, state.sizes(part), strict=True)
+            ]
+        # momentum, of an optimizer or of an outer step
+        return [torch.zeros(numel, dtype=dtype, device=device) for numel, dtype in state.sizes(part)]
 
     def _mine(self, of_blocks: Sequence[int | None]) -> list[int]:
         return [block for block, keeper in enumerate(of_blocks) if keeper == self.rank]

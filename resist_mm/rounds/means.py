@@ -60,6 +60,8 @@ class Means:
     def _look_and_call(self, staged: StagedExchange, part: Part) -> None:
         if self._look(staged, part) and not staged.goes_back(part):
             self._call(part)
+            if self.may_change and part.staged is not None:
+                self._look(staged, part)  # the protocol may have made something else of it
 
     def _look(self, staged: StagedExchange, part: Part) -> bool:
         tensors = staged.to_be_looked_at(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import logging
 import threading
@@ -32,6 +33,7 @@ SILENT_SEC = 10.0
 POLL_SEC = 0.02
 MEET_SEC = 10.0
 logger = logging.getLogger(__name__)
+_counter = itertools.count()
 
 
 class LeftBehind(LostWorker):
@@ -69,7 +71,8 @@ class Membership:
         self._me, self._timeout = dist.get_rank(), group_timeout()
         self.numbers = list(range(dist.get_world_size()))
         self.generation = 0
-        self._beat = _Heartbeat(self._store.clone(), f'{PREFIX}/beat/{self._me}')
+        self._prefix = f'{PREFIX}/{next(_counter)}'  # engines are made in the same order on all workers
+        self._beat = _Heartbeat(self._store.clone(), f'{self._prefix}/beat/{self._me}')
         self._ask(lambda: self._launchers.set(CONTINUES_KEY, '1'))
 
     @property
@@ -142,7 +145,7 @@ class Membership:
         try:
             dist.init_process_group(
                 'gloo',
-                store=dist.PrefixStore(f'{PREFIX}/group {self.generation}', self._store.clone()),
+                store=dist.PrefixStore(f'{self._prefix}/group {self.generation}', self._store.clone()),
                 rank=self.rank,
                 world_size=len(self.numbers),
                 timeout=min(self._timeout, timedelta(seconds=MEET_SEC)),
@@ -182,7 +185,7 @@ class Membership:
     def _is_gone(self, number: int, last_beats: dict[int, tuple[bytes, float]]) -> bool:
         if self._launchers.check([GONE_KEY.format(number)]):
             return True
-        key = f'{PREFIX}/beat/{number}'
+        key = f'{self._prefix}/beat/{number}'
         beat = self._store.get(key) if self._store.check([key]) else b''
         if number not in last_beats or last_beats[number][0] != beat:
             last_beats[number] = beat, time.monotonic()
@@ -196,10 +199,10 @@ class Membership:
             )
 
     def _decision(self, exchange: int) -> str:
-        return f'{PREFIX}/{self.generation}/exchange {exchange}'
+        return f'{self._prefix}/{self.generation}/exchange {exchange}'
 
     def _here(self, exchange: int, number: int) -> str:
-        return f'{PREFIX}/{self.generation}/exchange {exchange}/{number}'
+        return f'{self._prefix}/{self.generation}/exchange {exchange}/{number}'
 
     def _ask(self, question: Callable[[], Any], patient: bool = False) -> Any:
         """Do something with the store; a store whose host is silent would let it wait for good."""

@@ -47,6 +47,39 @@ def test_one_bad_number_is_found_among_many(dtype, bad):
     assert what_is_bad([('it', tensor), ('other', torch.ones(2))]) == [f'{kind} in it']
 
 
+class Divides(ResIST):
+    """An outer step with a fault: 0 / 0 in one part, which worker 0 alone aggregates if it is a block."""
+
+    needs_reference = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(min_blocks=0)
+        self.name = name
+
+    def on_mean(self, part: Part, mean: Tensor) -> None:
+        if part.name == self.name:
+            mean.div_(mean - mean)
+
+
+def _divided(name: str) -> tuple[str, bool, bool]:
+    engine = trained_engine(Divides(name))
+    engine.begin_round()
+    train(engine, 0)
+    before, round_index = values_of(engine), engine.round
+    with pytest.raises(BadNumbers) as bad:
+        engine.exchange(whole=True)
+    after = values_of(engine)
+    kept = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    return str(bad.value), kept, engine.round == round_index
+
+
+@pytest.mark.parametrize('name', ['the shared part', 'block 1'])
+def test_what_a_protocol_makes_of_a_mean_is_looked_at_too(name):
+    for said, kept, same_round in run_workers(_divided, 3, name):
+        assert 'a mean is not finite although the numbers of all workers are' in said and 'outer step' in said
+        assert kept and same_round
+
+
 def test_who_is_left():
     dealt = Assignment([[0, 1], [1, 2], [2, 3], [3, 4]], 5, weights=[1, 2, 3, 4])
     following = Assignment([[0, 1, 2], [1], [2], [3, 4]], 5)

@@ -11,16 +11,20 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from resist_mm.exchange import ExchangePlan, Transport
 from resist_mm.partition import Assignment, PartitionSampler
-from resist_mm.rounds import Engine, LostWorker, ResIST
-from resist_mm.rounds.copies import keepers
+from resist_mm.rounds import Engine, LostWorker, Parts, ResIST, Weights
+from resist_mm.rounds.broken_group import leave_group
+from resist_mm.rounds.copies import Copies, keepers
 from resist_mm.rounds.membership import Membership
+from resist_mm.rounds.outer_step import OuterStep
 from tests.jobs import run_job
 from tests.test_hooks.reference import simulate_with_average
 from tests.toy import ToyData, ToyModel
+from tests.workers import run_workers
 
 WORKERS, ROUNDS, ITERS, BLOCKS = 4, 5, 2, 6
 LR, MOMENTUM, TOLERANCE = 0.05, 0.9, 1e-10
@@ -220,6 +224,44 @@ def test_a_silent_worker_is_left_behind_and_told_so_when_it_comes_back():
     results = run_job(_complaint, WORKERS, {1: ('silent', 5)}, 1.0, timeout_sec=2, tells=False)
     assert 'have gone on without this one, number 1 at the start' in results[1]
     assert all('goes on without worker 1 (numbered' in results[rank] for rank in (0, 2, 3))
+
+
+def _in_a_broken_group() -> list[str]:
+    transport = Transport(torch.device('cpu'))
+    leave_group(dist.distributed_c10d._get_default_store(), None)
+    tensors = [torch.zeros(2) for _ in range(2)]
+    operations = (
+        lambda: transport.vote(1),
+        lambda: dist.all_reduce(tensors[0]),
+        lambda: dist.all_gather_into_tensor(torch.zeros(4), tensors[0]),
+        lambda: dist.all_to_all_single(tensors[0], tensors[1]),
+        lambda: dist.all_gather_object([None, None], 1),
+        lambda: dist.broadcast_object_list([1]),
+        dist.barrier,
+    )
+    raised = []
+    for operation in operations:
+        try:
+            operation()
+        except Exception as error:
+            raised.append(type(error).__name__)
+    dist.barrier = dist.destroy_process_group = lambda *args, **kwargs: None  # run_workers ends with them
+    return raised
+
+
+def test_in_a_group_that_has_lost_a_worker_every_operation_says_so():
+    assert run_workers(_in_a_broken_group, 2) == [['LostWorker'] * 7] * 2
+
+
+def test_a_block_that_comes_from_a_copy_has_no_momentum_but_its_own():
+    parts = Parts(_model(), True)
+    momentum, weights = OuterStep(lr=0.7, momentum=0.9, blocks=True), Weights(None)
+    copies = Copies(0, parts, [weights, momentum], on_host=False)
+    block = parts.blocks[0]
+    copies._kept = {0: {weights: [block.flat.flat.clone()]}}  # an exchange in which no momentum travelled
+    momentum.parts = parts
+    assert torch.equal(copies.of(weights, block)[0], block.flat.flat)
+    assert all(not tensor.any() for tensor in copies.of(momentum, block))
 
 
 def test_any_block_has_a_copy_elsewhere_unless_several_workers_hold_it():

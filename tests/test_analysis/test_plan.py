@@ -153,7 +153,7 @@ def test_exact_settings_are_preferred(of_local_sgd: list, expected: tuple):
     assert (chosen.protocol, chosen.local_iters, chosen.codec) == ('local_sgd', *expected)
     faster = setting('resist', 'none', 50, 0.3, iteration=0.1)
     assert choose([*settings, faster], 50, list(NAMES)) is faster
-    assert choose([*settings, faster], 50, ['c2', 'q6']) is faster, 'data-parallel training has no codec to ask for'
+    assert choose([*settings, faster], 50, ['c2', 'q6']) is faster, 'data-parallel training has none'
 
 
 def test_predicted_bytes_that_are_not_sent_are_an_error():
@@ -215,7 +215,8 @@ def test_lines_for_a_config_without_rounds_are_complete():
     assert found['model_wrapper_cfg'] == dict(type='resist_mm.LocalModel')
     assert found['custom_hooks'] == [dict(type='resist_mm.LocalSGDHook', local_iters=20)]
     exec(command.as_config(run, setting('ddp', 'none', 20, 0.1)), found)
-    assert found['model_wrapper_cfg'] == Config.fromfile(ROOT / 'configs/_base_/protocols/ddp.py').model_wrapper_cfg
+    ddp = Config.fromfile(ROOT / 'configs/_base_/protocols/ddp.py')
+    assert found['model_wrapper_cfg'] == ddp.model_wrapper_cfg
 
 
 @pytest.mark.parametrize(

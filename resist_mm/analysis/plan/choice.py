@@ -33,7 +33,7 @@ def choose(
     long_enough = [setting for setting in settings if setting.local_iters >= local_iters]
     if not long_enough:
         raise ValueError(f'--local-iters must have one of at least {local_iters}, as the config has')
-    inexact = [name for name in codecs if name != 'none']  # data-parallel training has none, whatever was asked for
+    inexact = [name for name in codecs if name != 'none']  # data-parallel training always has none
     ranks = {name: rank for rank, name in enumerate(['none', *inexact])}
     order = sorted(long_enough, key=lambda setting: (setting.local_iters, ranks[setting.codec]))
     found = []

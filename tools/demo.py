@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', metavar='IMAGE_OR_FOLDER', help='an image, or a folder of images')
-    parser.add_argument('config', help='config file; the one in the work dir, or the one that was trained with')
+    parser.add_argument('config', help='config file: the one in the work dir')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out-dir', default='demo', help='default: demo')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a drawn box; default: 0.3')
@@ -36,7 +36,11 @@ def parse_args() -> argparse.Namespace:
         '--trust-checkpoint', action='store_true', help='load the checkpoint even if it can run code'
     )
     parser.add_argument('--cfg-options', nargs='+', action=Options, help='change the config: KEY=VALUE ...')
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ('batch_size', 'topk'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1, got {getattr(args, name)}')
+    return args
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Quick start: sets up the environment, draws a small detection set, trains a small YOLOv2 under ResIST with two
+# Quick start: sets up the environment, generates a small detection set, trains a small YOLOv2 under ResIST with two
 # workers, evaluates it, draws the run (work_dirs/quickstart/run.png), and leaves pictures of its detections in
 # work_dirs/quickstart/pictures. Takes minutes on two cores without a GPU; uses GPUs if there are any.
 set -euo pipefail

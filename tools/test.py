@@ -11,6 +11,8 @@ sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -18,6 +20,7 @@ from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
 from resist_mm.convert import Options, read_config
 from resist_mm.datasets.checks import check_data_sets
+from resist_mm.inference.weights import check_scales
 from resist_mm.launch import (
     begin_worker,
     draw_on_all_workers,
@@ -29,10 +32,22 @@ from resist_mm.launch import (
 )
 
 
+class CheckScalesHook(Hook):
+    """Refuses a checkpoint whose activation scale the model would ignore."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check it before its weights are copied into the model."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        try:
+            check_scales(model, checkpoint, str(runner._load_from))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
-    parser.add_argument('config', help="config file; mmdet::FILE for one of mmdet's")
+    parser.add_argument('config', help="config file: the one in the work dir; mmdet::FILE for one of mmdet's")
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--trust-checkpoint', action='store_true', help='load the checkpoint even if it can run code'
@@ -96,6 +111,7 @@ def main() -> None:
         end_with(error)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     draw_on_all_workers(runner)
+    runner.register_hook(CheckScalesHook())
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     try:

@@ -1,4 +1,4 @@
-# CIFAR-10, all images, with a network that two CPU cores train in half an hour: docs/results/cifar10. Without a protocol.
+# CIFAR-10, all images, with a network that two CPU cores train in half an hour: reproduce.py cifar10. Without a protocol.
 #
 # 12 partitioned blocks of 64 channels on 8x8: 6, 3 and, shared, 3 for each of two, four and eight workers. 1,024,000
 # training images in all (20.5 epochs), whatever the number of workers: 8,000 iterations of four workers with 32 images

@@ -1,5 +1,5 @@
 # YOLOv2 on 2,000 pictures of VOC2007 at 160x160, with a backbone that two CPU cores train in half an hour:
-# docs/results/voc. Without a protocol.
+# reproduce.py voc. Without a protocol.
 #
 # 12 partitioned blocks. The learning rate rises over the first 30% of training and is divided by ten after 60% and 90%,
 # as in Sec. 5 of the paper; unlike there, pictures are flipped and cropped, as there are only 1,600 to train on.

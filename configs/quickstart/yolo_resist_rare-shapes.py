@@ -1,5 +1,5 @@
-# A smaller detector than the quickstart's, on images where one class, the star, is rare and small: one object in ten, 10
-# to 16 pixels of 96.
+# A smaller detector than the quickstart's, on images where one class, the star, is rare and small: one object in thirteen,
+# 10 to 16 pixels of 96.
 #
 #   python tools/dataset_converters/make_shapes_voc.py data/rare_shapes --size 96 --train 300 --test 300 --rare star
 #   tools/dist_train.sh configs/quickstart/yolo_resist_rare-shapes.py 2

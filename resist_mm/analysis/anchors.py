@@ -128,12 +128,14 @@ def main() -> None:
     try:
         cfg = read_config(args.config, args.cfg_options)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
+        if not (cfg.get('train_dataloader') or {}).get('dataset'):
+            raise ValueError(f'{args.config} has no train_dataloader.dataset, whose boxes the priors have to fit')
         generator = prior_generator(cfg)
         scale, keep_ratio = _input_size(cfg, args.input_size)
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         sizes = box_sizes(dataset, scale, keep_ratio)
         present = np.array([size for level in generator.base_sizes for size in level], dtype=float)
-        priors = kmeans(sizes, args.num or len(present), args.seed)
+        priors = kmeans(sizes, len(present) if args.num is None else args.num, args.seed)
         lines = config_lines(priors, generator)
     except (OSError, ValueError) as error:
         sys.exit(f'optimize_anchors.py: {error}')

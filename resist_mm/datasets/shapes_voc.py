@@ -76,8 +76,8 @@ def make_shapes_voc(
         test (int): Number of images in ``ImageSets/Main/test.txt``. Defaults to 100.
         size (int): Height and width of the images in pixels, at least 64. Defaults to 160.
         seed (int): Seed of all images, not negative. Defaults to 0.
-        rare (str, optional): A class that is made rare and small: one object in ten, 10 to 16 pixels. Defaults to
-            None.
+        rare (str, optional): A class that is made rare and small: about one object in thirteen, 10 to 16 pixels.
+            Defaults to None.
 
     Returns:
         Path: The folder of the set.

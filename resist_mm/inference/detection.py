@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 from mmdet.apis import DetInferencer as MMDetInferencer
+from mmdet.datasets.transforms import InferencerLoader
 from mmdet.structures import DetDataSample
+from mmengine.dataset import Compose
 from mmengine.fileio import dump
 
 from .safe import SafeInferencer, images_of
@@ -28,6 +32,24 @@ class DetInferencer(SafeInferencer, MMDetInferencer):
     ``visualization``; docs/inference.md has an example in three lines.
     """
 
+    def __call__(self, inputs: Any, batch_size: int = 1, *args: Any, **kwargs: Any) -> dict:
+        """Detect objects; the arguments are those of mmdet's.
+
+        Raises:
+            FileNotFoundError: If there is no such image.
+            ValueError: If a file is no image, or the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+        return super().__call__(inputs, batch_size, *args, **kwargs)
+
+    def _init_pipeline(self, cfg: Any) -> Compose:
+        pipeline = super()._init_pipeline(cfg)
+        pipeline.transforms = [
+            _naming_the_file(step) if isinstance(step, InferencerLoader) else step for step in pipeline.transforms
+        ]
+        return pipeline
+
     def _inputs_to_list(self, inputs: Any) -> list:
         return images_of(inputs)
 
@@ -42,3 +64,17 @@ class DetInferencer(SafeInferencer, MMDetInferencer):
                 stem = osp.splitext(osp.basename(data_sample.get('img_path') or f'{number}.jpg'))[0]
                 dump(result, osp.join(pred_out_dir, 'preds', f'{stem}.json'))
         return result
+
+
+def _naming_the_file(load: InferencerLoader) -> Callable[[Any], Any]:
+    """Loads an image; errors of decoders, which mmcv and OpenCV let through, say which file it was."""
+
+    def load_image(image: Any) -> Any:
+        try:
+            return load(image)
+        except (AssertionError, cv2.error) as error:
+            if not isinstance(image, str):
+                raise
+            raise ValueError(f'{image} cannot be read as an image: {error}') from None
+
+    return load_image

@@ -13,10 +13,11 @@ from torch import nn
 from resist_mm.checkpoint import UntrustedCheckpoint, read_from_anywhere
 from resist_mm.convert import read_config
 
+from .weights import check_weights
+
 __all__ = ['IMAGE_ENDINGS', 'SafeInferencer', 'images_of']
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
-SHOWN = 3
 
 
 class SafeInferencer:
@@ -66,7 +67,7 @@ class SafeInferencer:
         model = MODELS.build(cfg.model)
         model.cfg = cfg
         if checkpoint is not None:
-            _check_weights(model, checkpoint, str(weights))
+            check_weights(model, checkpoint, str(weights))
         self._load_weights_to_model(model, checkpoint, cfg)  # type: ignore[attr-defined]
         return model.to(device).eval()
 
@@ -98,20 +99,3 @@ def images_of(inputs: Any) -> list[Any]:
 def _is_file(model: str) -> bool:
     """Whether it names a config file, not a model of a package's metafile."""
     return '::' in model or model.endswith(('.py', '.yml', '.yaml', '.json')) or osp.isfile(model)
-
-
-def _check_weights(model: nn.Module, checkpoint: Any, weights: str) -> None:
-    """Check that a checkpoint has all parameters; mmengine only warns, and goes on with random ones.
-
-    Raises:
-        ValueError: If it lacks any.
-    """
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    shapes = {key.removeprefix('module.'): getattr(value, 'shape', None) for key, value in state.items()}
-    missing = [name for name, p in model.named_parameters() if shapes.get(name) != p.shape]
-    if missing:
-        more = f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''
-        raise ValueError(
-            f'{weights} is no checkpoint of this model: it lacks {", ".join(missing[:SHOWN])}{more}, or has them '
-            'in another shape. The config has to be the one that it was trained with, such as that in the work dir'
-        )

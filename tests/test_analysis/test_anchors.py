@@ -92,3 +92,8 @@ def test_the_command_and_the_head_that_takes_its_lines(tmp_path: Path, monkeypat
     )
     assert head.num_base_priors == 3
     assert all(20 < side < 70 for size in head.prior_generator.base_sizes[0] for side in size)
+    nowhere = ('--cfg-options', 'train_dataloader=None')
+    for wrong, message in ((('--num', '0'), '0 priors were asked for'), (nowhere, 'no train_dataloader.dataset')):
+        monkeypatch.setattr(sys, 'argv', ['optimize_anchors.py', str(config), *wrong])
+        with pytest.raises(SystemExit, match=message):
+            main()

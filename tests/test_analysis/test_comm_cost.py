@@ -180,6 +180,22 @@ def test_what_a_config_does_not_say_is_asked_for(config, run_comm_cost):
     assert 'config.py cannot be built' in run_comm_cost('--config', config)
 
 
+def test_a_config_that_inherits_from_this_package_and_one_of_mmdet(costs, run_comm_cost, tmp_path):
+    pytest.importorskip('mmdet')
+    options = ('--workers', 2, '--local-iters', 5, '--num-images', 100)
+    config = tmp_path / 'shapes.py'
+    bases = [f'resist_mm::_base_/{name}.py' for name in ('custom_yolov2-small', 'datasets/custom_voc')]
+    config.write_text(f"_base_ = {bases}\nclasses = tuple('abcde')\nimage_size = 128\ndata_root = 'none/'\n")
+    found, same = (
+        [row['wire_gb_per_round'] for row in costs('--config', path, *options) if row['protocol'] == 'local_sgd']
+        for path in (config, ROOT / 'configs/quickstart/yolo_resist_shapes.py')
+    )
+    assert found == same
+    of_mmdet = costs('--config', 'mmdet::ssd/ssd300_coco.py', *options)
+    assert of_mmdet[0]['wire_gb_per_round'] * 1e9 == pytest.approx(2 * 4 * 34_305_206), 'averaged by two workers'
+    assert 'there is no config file nope.py' in run_comm_cost('--config', 'nope.py')
+
+
 def test_costs_of_a_real_config(costs):
     config = ROOT / 'configs/cifar/preact-resnet101_resist_4xb128-160e_cifar100.py'
     rows = costs('--config', config, '--workers', 4, '--num-images', 50_000, '--codec', 'q6')

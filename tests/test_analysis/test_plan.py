@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from resist_mm.analysis.benchmarks.planned import compare
 from resist_mm.analysis.cost import NetworkSize, PartSize
@@ -22,6 +23,7 @@ from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import Assignment
 from resist_mm.registry import CODECS as REGISTERED
 from resist_mm.rounds import Engine, LocalSGD, ResIST
+from tests.test_tools.commands import ROOT
 from tests.toy import ToyModel
 from tests.workers import run_workers
 
@@ -151,6 +153,7 @@ def test_exact_settings_are_preferred(of_local_sgd: list, expected: tuple):
     assert (chosen.protocol, chosen.local_iters, chosen.codec) == ('local_sgd', *expected)
     faster = setting('resist', 'none', 50, 0.3, iteration=0.1)
     assert choose([*settings, faster], 50, list(NAMES)) is faster
+    assert choose([*settings, faster], 50, ['c2', 'q6']) is faster, 'data-parallel training has none'
 
 
 def test_predicted_bytes_that_are_not_sent_are_an_error():
@@ -193,8 +196,27 @@ def test_a_config_is_timed_and_planned(plan_run):
 def test_the_table_and_the_lines_for_the_config(plan_run):
     table = plan_run('--workers', 2, '--link', '1mbit', '--iter-sec', 0.2, 0.1, '--codec', 'none', 'c2')
     assert "dict(type='resist_mm.ResISTHook', local_iters=" in table
+    assert "# in place of the config's hook; its other options stay\ncustom_hooks" in table
     assert 'not counted: blocks=' in table
     assert 'an iteration: 0.2 s, 0.0333 s of it for each partitioned block (given)' in table
+
+
+@pytest.mark.parametrize('codecs', [('c2', 'none'), ('c2', 'q6')])
+def test_exact_settings_come_first_however_they_are_asked_for(plan_run, codecs: tuple):
+    options = ('--workers', 2, '--link', '10gbit', '--iter-sec', 0.2, '--local-iters', 10, '--codec', *codecs)
+    found = json.loads(plan_run(*options, '--json'))
+    assert found['chosen']['codec'] == codecs[1]
+
+
+def test_lines_for_a_config_without_rounds_are_complete():
+    run = run_of(NetworkSize(PartSize(100)))
+    found: dict = {}
+    exec(command.as_config(run, setting('local_sgd', 'none', 20, 0.1)), found)
+    assert found['model_wrapper_cfg'] == dict(type='resist_mm.LocalModel')
+    assert found['custom_hooks'] == [dict(type='resist_mm.LocalSGDHook', local_iters=20)]
+    exec(command.as_config(run, setting('ddp', 'none', 20, 0.1)), found)
+    ddp = Config.fromfile(ROOT / 'configs/_base_/protocols/ddp.py')
+    assert found['model_wrapper_cfg'] == ddp.model_wrapper_cfg
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,6 @@
 #   tools/dist_train.sh configs/cifar/two_cores/preact-resnet38_resist_4xb32-8000i_cifar10.py 4
 #
 # python tools/analysis_tools/reproduce.py cifar10 runs it with two, four and eight workers, and what it is compared
-# with; docs/results/cifar10 shows the results.
+# with; the results go to docs/results/cifar10.
 _base_ = ['../../_base_/cifar10_two_cores.py', '../../_base_/protocols/resist.py']
 custom_hooks = [dict(type='resist_mm.ResISTHook', local_iters=50, min_blocks=3)]

@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
+from ... import convert
 from ...config_hooks import ROUND_HOOKS
-from ...convert import resolve_references
 from ...convert.build import build_to_look_at
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
@@ -51,18 +51,15 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
     """Build a config's model, without storage if that is possible, and look up the rest.
 
     Args:
-        path (str): The config file.
+        path (str): The config file, or ``PACKAGE::FILE``.
         image_size (tuple[int, int], optional): Height and width of the images, for the
             activations. Defaults to None: what the training pipeline resizes to.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is not a config, has no model, or the model cannot be built.
     """
-    try:
-        cfg = Config.fromfile(path)
-        resolve_references(cfg)
-    except (AttributeError, KeyError, SyntaxError, TypeError) as error:
-        raise ValueError(f'{path} cannot be read as a config: {error}') from None
+    cfg = convert.read_config(path)
     if 'model' not in cfg:
         raise ValueError(f'{path} has no model whose parameters could be counted')
     init_default_scope(cfg.get('default_scope', 'mmengine'))

@@ -38,6 +38,7 @@ class CountedRun:
         outer_momentum: Whether blocks take an outer step, whose momentum travels with them.
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
+        has_rounds: Whether the config has a hook that runs rounds.
     """
 
     title: str
@@ -55,6 +56,7 @@ class CountedRun:
     outer_momentum: bool = False
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
+    has_rounds: bool = False
 
     @property
     def travelling(self) -> NetworkSize:
@@ -156,6 +158,7 @@ def config_run(args: argparse.Namespace, default_local_iters: int | None = None)
         bool(outer.get('blocks') and outer.get('momentum')),
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
+        bool(hook),
     )
 
 

@@ -24,7 +24,7 @@ def choose(
     Args:
         settings (Sequence[Setting]): To choose from.
         local_iters (int): Of the config: shorter rounds are not chosen.
-        codecs (Sequence[str]): Names of codecs, from the most exact to the least.
+        codecs (Sequence[str]): Names of codecs, from the most exact to the least; 'none' comes first in any case.
         most_exchange (float): Share of a round. Defaults to 0.05.
 
     Raises:
@@ -33,7 +33,9 @@ def choose(
     long_enough = [setting for setting in settings if setting.local_iters >= local_iters]
     if not long_enough:
         raise ValueError(f'--local-iters must have one of at least {local_iters}, as the config has')
-    order = sorted(long_enough, key=lambda setting: (setting.local_iters, codecs.index(setting.codec)))
+    inexact = [name for name in codecs if name != 'none']  # data-parallel training always has none
+    ranks = {name: rank for rank, name in enumerate(['none', *inexact])}
+    order = sorted(long_enough, key=lambda setting: (setting.local_iters, ranks[setting.codec]))
     found = []
     for protocol in dict.fromkeys(setting.protocol for setting in order):
         of_protocol = [setting for setting in order if setting.protocol == protocol]

@@ -108,7 +108,8 @@ def read_run(args: argparse.Namespace) -> CountedRun:
         config=args.config, image_size=None, dataset=None, batch_size=None, local_iters=None
     )
     run = config_run(of_command, DEFAULT_LOCAL_ITERS)
-    codecs = {name: CODECS[name] for name in args.codec} if args.codec else {**CODECS, **run.codecs}
+    asked = {name: cfg for name, cfg in CODECS.items() if name in (args.codec or ())}  # exact ones first
+    codecs = asked or {**CODECS, **run.codecs}
     run = replace(run, codecs=codecs)
     if args.min_blocks is not None:
         run = replace(run, min_blocks=args.min_blocks)
@@ -142,14 +143,22 @@ def lengths(args: argparse.Namespace, run: CountedRun) -> list[int]:
 
 
 def as_config(run: CountedRun, setting: Setting) -> str:
-    """The lines of a config."""
+    """The lines of a config, in place of its hook that runs rounds or, if it has none, beside its hooks."""
     if setting.protocol == 'ddp':
-        return "model_wrapper_cfg = dict(type='MMDistributedDataParallel')"
+        # device_ids=None: mmengine's default, one GPU per worker, fails on a CPU and if workers share a GPU
+        options = 'device_ids=None, broadcast_buffers=False'
+        wrapper = f"model_wrapper_cfg = dict(type='MMDistributedDataParallel', {options})"
+        return "# without the config's hook that runs rounds\n" * run.has_rounds + wrapper
     codec = run.codecs[setting.codec]
     least = f', min_blocks={run.min_blocks}' if setting.protocol == 'resist' and run.min_blocks is not None else ''
     packed = '' if codec is None else f', codec=dict({", ".join(f"{k}={v!r}" for k, v in codec.items())})'
     hook = f"dict(type='{HOOKS[setting.protocol]}', local_iters={setting.local_iters}{least}{packed})"
-    return f'custom_hooks = [{hook}]'
+    before = (
+        "# in place of the config's hook; its other options stay"
+        if run.has_rounds
+        else "model_wrapper_cfg = dict(type='resist_mm.LocalModel')\n# beside other custom_hooks of the config"
+    )
+    return f'{before}\ncustom_hooks = [{hook}]'
 
 
 def print_table(args: argparse.Namespace, run: CountedRun, costs: Costs, settings: list[Setting]) -> None:

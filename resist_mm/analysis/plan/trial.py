@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ...builders import build_codec
-from ...convert import resolve_references
+from ...convert import read_config
 from ...convert.build import build_to_look_at
 from ...exchange import Transport, all_reduce_bytes
 from ...models import partitioned_stages
@@ -37,15 +37,15 @@ class Trial:
     """A config's model, a batch of its training data, and its optimizer; nothing is loaded and nothing saved.
 
     Args:
-        path (str): The config.
+        path (str): The config, or ``PACKAGE::FILE``.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the model cannot be built, or the training data are not there.
     """
 
     def __init__(self, path: str) -> None:
-        cfg = Config.fromfile(path)
-        resolve_references(cfg)
+        cfg = read_config(path)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         self.cfg, self.device = cfg, torch.device(get_device())
         self.batch = _first_batch(cfg, path)

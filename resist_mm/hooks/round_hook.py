@@ -14,7 +14,14 @@ from resist_mm.exchange import Traffic
 from resist_mm.models.compile_blocks import compile_blocks
 from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
-from resist_mm.rounds.arguments import check_choice, check_count, check_flag, check_integer, is_number
+from resist_mm.rounds.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_integer,
+    check_keeps_momentum,
+    is_number,
+)
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
@@ -115,6 +122,10 @@ class RoundHook(Hook):
             docs/reliability.md. Defaults to 'stop'.
         copies_on_host (bool): With 'continue', whether the copies that this takes are in the memory of the host.
             Defaults to False: on the device of the model.
+        keep_shared_momentum (bool): Whether each worker keeps its own momentum of the shared part (whatever the
+            optimizer keeps of it) through exchanges: it is not sent, so that this costs no byte, and not cleared
+            but when the model is made whole, which keeps a resumed run the same, or its round does not count.
+            Momentum of blocks is as ``momentum_restart_interval`` says, which must not be None. Defaults to False.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -138,6 +149,7 @@ class RoundHook(Hook):
         speed_interval: int = 5,
         on_worker_loss: str = 'stop',
         copies_on_host: bool = False,
+        keep_shared_momentum: bool = False,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
@@ -165,6 +177,8 @@ class RoundHook(Hook):
         self.max_loss_ratio = max_loss_ratio
         check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
         check_flag(f'{name}.copies_on_host', copies_on_host)
+        check_keeps_momentum(f'{name}.keep_shared_momentum', keep_shared_momentum, momentum_restart_interval)
+        self.keep_shared_momentum = keep_shared_momentum
         self.on_worker_loss = on_worker_loss
         self.copies_on_host = copies_on_host
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
@@ -337,6 +351,7 @@ class RoundHook(Hook):
                 self.max_bad_rounds,
                 self.on_worker_loss,
                 self.copies_on_host,
+                self.keep_shared_momentum,
             )
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from None

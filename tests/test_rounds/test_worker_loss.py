@@ -101,14 +101,18 @@ def _die_at(owner: type, name: str, when: int) -> None:
     patch.object(owner, name, dies).start()
 
 
-def _expected(losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | None = None) -> dict[str, Tensor]:
+def _expected(
+    losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | None = None, keeps: bool = False
+) -> dict[str, Tensor]:
     """By the reference in one process: in the round of a loss the lost worker does not count.
 
-    ``hands`` are those of each round; ``outer`` is the step of SGD on everything but a block that was lost.
+    ``hands`` are those of each round; ``outer`` is the step of SGD on everything but a block that was lost;
+    ``keeps`` says whether workers keep their momentum of the shared part.
     """
     weights = {name: p.detach().clone() for name, p in _model().named_parameters()}
     numbers = list(range(WORKERS))
     momenta: dict[str, Tensor] = {}
+    own: list[dict[str, Tensor]] = [{} for _ in range(WORKERS)]
     for round_index in range(ROUNDS):
         lost = {number for loss in losses if loss.round == round_index for number in loss.lost}
         sampler = PartitionSampler(BLOCKS, len(numbers), 1)
@@ -118,7 +122,8 @@ def _expected(losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | 
         ]
         bad = {0: [rank for rank, number in enumerate(numbers) if number in lost]}
         before = dict(weights)
-        weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, bad=bad)
+        how: dict[str, Any] = dict(bad=bad, own=[own[number] for number in numbers] if keeps else None)
+        weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, **how)
         for name, mean in weights.items() if outer else ():
             if mean is not before[name]:
                 step = before[name] - mean
@@ -142,12 +147,14 @@ HITS = {
 @pytest.mark.parametrize('name', HITS)
 def test_the_others_go_on_with_the_right_numbers(name: str):
     hits = HITS[name]
-    results = run_job(_train, WORKERS, hits, dict(copies_on_host=name == 'in training'))
+    keeps = name == 'two, one after the other'
+    options = dict(copies_on_host=name == 'in training', keep_shared_momentum=keeps)
+    results = run_job(_train, WORKERS, hits, options)
     assert [rank for rank, result in enumerate(results) if result is None] == sorted(hits)
     left = [result for result in results if result is not None]
     losses = left[0]['losses']
     assert sorted(number for loss in losses for number in loss.lost) == sorted(hits)
-    expected = _expected(losses)
+    expected = _expected(losses, keeps=keeps)
     for rank, result in enumerate(left):
         assert result['losses'] == losses
         assert result['place'] == (rank, len(left))

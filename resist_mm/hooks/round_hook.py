@@ -34,7 +34,7 @@ from .moving_average import HookedAverage, averages_of, update_before
 from .of_runner import model_of, optimizers_of, run_on_batch
 from .pace import Pace, read_local_iters
 from .protocols import build_protocol
-from .resumed import common_seed, continue_from, remember
+from .resumed import begin_round, common_seed, continue_from, remember
 from .round_log import RoundLog, now, warn_of_cuts, warn_of_scaled_lr
 from .worker_loss import follow, warn_of_launcher
 
@@ -246,6 +246,7 @@ class RoundHook(Hook):
         """Exchange if the round is full; begin a round if none is running."""
         assert self.engine is not None
         if self.engine.in_sync:
+            begin_round(runner)
             self.engine.begin_round()
         elif self._iters_done >= self.local_iters:
             self._end_round(runner, whole=False)

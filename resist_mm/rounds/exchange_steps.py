@@ -154,6 +154,8 @@ class ExchangeSteps:
     def rolled_back_unless_accepted(self) -> Iterator[None]:
         """If the body fails, everything is as before it, but for gradients that may be gone."""
         self._means.forget()
+        if self.recovery is not None:
+            self.recovery.membership.check_group()
         try:
             yield
         except BaseException:

@@ -27,6 +27,7 @@ PREFIX = 'resist_mm/members'
 # what a launcher has to do with it: it keeps the store, and knows first which process has ended
 CONTINUES_KEY = 'resist_mm/continues'
 GONE_KEY = 'resist_mm/gone/{}'
+NUMBERS_KEY = 'resist_mm/numbers'  # of the workers of a group that was formed after a loss
 ACCEPTED = b'accepted'
 BEAT_SEC = 0.5
 SILENT_SEC = 10.0
@@ -68,8 +69,11 @@ class Membership:
         self._of_first_group = dist.distributed_c10d._get_default_store()
         self._store = self._of_first_group.clone()  # type: ignore[attr-defined]
         self._launchers = _root(self._store)
-        self._me, self._timeout = dist.get_rank(), group_timeout()
+        self._timeout = group_timeout()
         self.numbers = list(range(dist.get_world_size()))
+        if self._of_first_group.check([NUMBERS_KEY]):  # an engine before this one has lost workers
+            self.numbers = json.loads(self._of_first_group.get(NUMBERS_KEY))
+        self._me = self.numbers[dist.get_rank()]
         self.generation = 0
         self._prefix = f'{PREFIX}/{next(_counter)}'  # engines are made in the same order on all workers
         self._beat = _Heartbeat(self._store.clone(), f'{self._prefix}/beat/{self._me}')
@@ -83,6 +87,18 @@ class Membership:
     def close(self) -> None:
         """Stop the heartbeat."""
         self._beat.stop()
+
+    def check_group(self) -> None:
+        """Refuse to go on in a group that is not this one's.
+
+        Raises:
+            RuntimeError: If another engine has lost workers.
+        """
+        if dist.get_world_size() != len(self.numbers):
+            raise RuntimeError(
+                f'this engine has the workers {self.numbers}, but there are {dist.get_world_size()} now, since '
+                'another engine has lost some: make a new engine for those that are left'
+            )
 
     def accept(self, exchange: int) -> None:
         """All workers have all results of an exchange: it counts.
@@ -156,6 +172,7 @@ class Membership:
                 raise
             self._fail_to_meet(error)
             return False
+        dist.distributed_c10d._get_default_store().set(NUMBERS_KEY, json.dumps(self.numbers))
         group = dist.distributed_c10d._get_default_group()._get_backend(torch.device('cpu'))
         group.options._timeout = self._timeout
         group.set_timeout(self._timeout)

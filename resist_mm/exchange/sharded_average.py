@@ -114,6 +114,7 @@ class ShardedAverage:
         sent = torch.empty_like(mean)
         self._my_form.decode(self._message(self._my_form, message), sent)
         # only this worker knows what its shard's mean lost, so it adds all of it through its own share of the next
+        # mean; too much or too little by their ratio if that is another one (a worker is lost, speeds change)
         factor = self.num_workers if self.shares is None else 1 / self.shares[self.rank]
         self.payload.staged_residual[low:high] = (mean - sent) * factor
 

@@ -26,6 +26,7 @@ ARGUMENTS = (
     'protocol',
     'codec',
     'momentum_restart_interval',
+    'keep_shared_momentum',
     'bn',
     'bn_batches',
     'bn_interval',

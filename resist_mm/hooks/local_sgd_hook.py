@@ -25,7 +25,7 @@ class LocalSGDHook(RoundHook):
         outer (dict, optional): A step of SGD on each mean, which makes it DiLoCo (arXiv:2311.08105):
             ``dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)``. See :class:`OuterStep`. Defaults to None:
             the mean.
-        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
+        **kwargs: Those of :class:`RoundOptions`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
             ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
     Raises:

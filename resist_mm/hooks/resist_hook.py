@@ -43,7 +43,7 @@ class ResISTHook(RoundHook):
             fast. 'by_speed': as many as make the slowest iteration as short as possible, but at least
             ``min_blocks``; the workers measure, and agree every ``speed_interval`` rounds. Or a list with the
             number of each worker, such as ``[8, 6, 5, 3]``. Defaults to None: equal hands.
-        **kwargs: Arguments of :class:`RoundHook`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
+        **kwargs: Those of :class:`RoundOptions`, except ``protocol``. ``bad_numbers``, ``max_bad_rounds`` and
             ``max_loss_ratio`` say what happens to a worker whose numbers are not finite, or whose loss explodes.
 
     Raises:

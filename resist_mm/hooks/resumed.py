@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from resist_mm.rounds import Engine
 
-__all__ = ['common_seed', 'continue_from', 'next_round', 'remember', 'resumed_seed']
+__all__ = ['begin_round', 'common_seed', 'continue_from', 'next_round', 'remember', 'resumed_seed']
 
 ROUND_KEY = 'resist_mm_round'
 SEED_KEY = 'resist_mm_seed'
@@ -63,6 +63,11 @@ def continue_from(runner: Runner, engine: Engine) -> None:
         engine.protocol.load_state_dict(info[PROTOCOL_KEY])
 
 
+def begin_round(runner: Runner) -> None:
+    """Let go of what only checkpoints need, of the whole model: tensors of blocks that are dropped now."""
+    _info(runner).pop(PROTOCOL_KEY, None)
+
+
 def remember(runner: Runner, engine: Engine) -> None:
     """Put where the engine is into the message hub, which checkpoints save."""
     runner.message_hub.update_info(ROUND_KEY, engine.round)
@@ -71,7 +76,7 @@ def remember(runner: Runner, engine: Engine) -> None:
         runner.message_hub.update_info(BAD_ROUNDS_KEY, engine.bad_rounds.state_dict())
     if engine.protocol.speeds is not None:
         runner.message_hub.update_info(SPEEDS_KEY, engine.protocol.speeds.state_dict())
-    state = engine.protocol.state_dict()
+    state = engine.protocol.state_dict() if engine.in_sync else {}
     if state:
         runner.message_hub.update_info(PROTOCOL_KEY, state)
 

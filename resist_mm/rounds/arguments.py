@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-__all__ = ['check_choice', 'check_count', 'check_flag', 'check_integer', 'is_number']
+__all__ = ['check_choice', 'check_count', 'check_flag', 'check_integer', 'check_keeps_momentum', 'is_number']
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -46,6 +46,20 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f'{name} must be True or False, got {value!r}')
+
+
+def check_keeps_momentum(name: str, keeps: Any, restart_interval: int | None) -> None:
+    """Refuse ``keep_shared_momentum`` if it is no flag, or no momentum restarts.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    check_flag(name, keeps)
+    if keeps and restart_interval is None:
+        raise ValueError(
+            f'{name}=True spares the shared part the momentum restart, but with momentum_restart_interval=None '
+            'there is none, and momentum travels: set a number of rounds, such as 1'
+        )
 
 
 def is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ from resist_mm.exchange import Traffic, Transport
 from resist_mm.exchange.codec import Codec
 from resist_mm.partition import Assignment
 
-from .arguments import check_choice
+from .arguments import check_choice, check_keeps_momentum
 from .bad_rounds import BadRounds
 from .clock import now
 from .exchange_steps import ExchangeSteps
@@ -63,8 +63,9 @@ class Engine:
         on_worker_loss (str): What happens if a worker is gone at an exchange. 'stop': the others raise
             :class:`LostWorker`. 'continue' (experimental, gloo only): they go on without it, and blocks that it
             held alone have the value from the start of the round; see :class:`Recovery`. Defaults to 'stop'.
-        copies_on_host (bool): With 'continue', whether copies of blocks are in the memory of the host. Defaults to
-            False: on the device of the model.
+        copies_on_host (bool): With 'continue', whether copies are in the memory of the host. Defaults to False.
+        keep_shared_momentum (bool): Whether each worker keeps its own optimizer state of the shared part: never
+            sent, and cleared when the model is made whole, or if its round does not count. Defaults to False.
 
     Attributes:
         round: Index of the current round, or of the next one if the model is whole.
@@ -103,14 +104,16 @@ class Engine:
         max_bad_rounds: int = 3,
         on_worker_loss: str = 'stop',
         copies_on_host: bool = False,
+        keep_shared_momentum: bool = False,
     ) -> None:
         check_choice('on_worker_loss', on_worker_loss, 'stop', 'continue')
+        check_keeps_momentum('keep_shared_momentum', keep_shared_momentum, momentum_restart_interval)
         self.protocol = protocol
         self.parts = Parts(model, protocol.deals_blocks)
-        optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+        shared = [p for part in self.parts.shared for p in part.params]
         self.states: list[TravellingState] = [
             Weights(codec),
-            OptimizerState(optimizers, momentum_restart_interval),
+            OptimizerState(optimizers, momentum_restart_interval, shared if keep_shared_momentum else ()),
             RunningStatistics(bn_interval),
             *states,
         ]
@@ -225,7 +228,7 @@ class Engine:
                 traffic += again
                 self.bad_rounds.check_means(self.round, finite)
         # accepted by all workers: from here on nothing may fail
-        steps.commit(staged)
+        steps.commit(staged, whole)
         self.bad_rounds.settle(left_out)
         self.round += 1
         self._enter(None if whole else staged.plan.new)

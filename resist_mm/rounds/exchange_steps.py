@@ -120,7 +120,7 @@ class ExchangeSteps:
         """The states that do not travel."""
         return [state for state in self.states if state not in staged.states]
 
-    def commit(self, staged: StagedExchange) -> None:
+    def commit(self, staged: StagedExchange, whole: bool) -> None:
         """The exchange is accepted by all workers: put all results in place. May not fail."""
         if self.recovery is not None:
             self.recovery.commit()
@@ -128,6 +128,8 @@ class ExchangeSteps:
         self.protocol.commit()
         for state in self.staying(staged):
             state.restart()
+        for state in self.states if whole else ():
+            state.become_whole()
 
     def go_on_without_lost(self, round_index: int, old: Assignment, error: LostWorker) -> Assignment:
         """Form a group of the workers that are left, to repeat the exchange; it has been rolled back.
@@ -152,6 +154,8 @@ class ExchangeSteps:
     def rolled_back_unless_accepted(self) -> Iterator[None]:
         """If the body fails, everything is as before it, but for gradients that may be gone."""
         self._means.forget()
+        if self.recovery is not None:
+            self.recovery.membership.check_group()
         try:
             yield
         except BaseException:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +16,8 @@ import torch.distributed as dist
 from resist_mm.exchange.group_timeout import group_timeout
 
 from .broken_group import leave_group, stand_in
-from .whereabouts import ANSWER_SEC, LostWorker, is_of_backend
+from .store_answers import Heartbeat, StoreAnswers
+from .whereabouts import LostWorker, is_of_backend
 
 __all__ = ['CONTINUES_KEY', 'GONE_KEY', 'LeftBehind', 'Membership']
 
@@ -27,8 +25,8 @@ PREFIX = 'resist_mm/members'
 # what a launcher has to do with it: it keeps the store, and knows first which process has ended
 CONTINUES_KEY = 'resist_mm/continues'
 GONE_KEY = 'resist_mm/gone/{}'
+NUMBERS_KEY = 'resist_mm/numbers'  # of the workers of a group that was formed after a loss
 ACCEPTED = b'accepted'
-BEAT_SEC = 0.5
 SILENT_SEC = 10.0
 POLL_SEC = 0.02
 MEET_SEC = 10.0
@@ -68,12 +66,16 @@ class Membership:
         self._of_first_group = dist.distributed_c10d._get_default_store()
         self._store = self._of_first_group.clone()  # type: ignore[attr-defined]
         self._launchers = _root(self._store)
-        self._me, self._timeout = dist.get_rank(), group_timeout()
+        self._timeout = group_timeout()
         self.numbers = list(range(dist.get_world_size()))
+        if self._of_first_group.check([NUMBERS_KEY]):  # an engine before this one has lost workers
+            self.numbers = json.loads(self._of_first_group.get(NUMBERS_KEY))
+        self._me = self.numbers[dist.get_rank()]
         self.generation = 0
         self._prefix = f'{PREFIX}/{next(_counter)}'  # engines are made in the same order on all workers
-        self._beat = _Heartbeat(self._store.clone(), f'{self._prefix}/beat/{self._me}')
-        self._ask(lambda: self._launchers.set(CONTINUES_KEY, '1'))
+        self._answers = StoreAnswers(POLL_SEC)
+        self._beat = Heartbeat(self._store.clone(), f'{self._prefix}/beat/{self._me}')
+        self._answers.ask(lambda: self._launchers.set(CONTINUES_KEY, '1'))
 
     @property
     def rank(self) -> int:
@@ -84,17 +86,31 @@ class Membership:
         """Stop the heartbeat."""
         self._beat.stop()
 
+    def check_group(self) -> None:
+        """Refuse to go on in a group that is not this one's.
+
+        Raises:
+            RuntimeError: If another engine has lost workers.
+        """
+        if dist.get_world_size() != len(self.numbers):
+            raise RuntimeError(
+                f'this engine has the workers {self.numbers}, but there are {dist.get_world_size()} now, since '
+                'another engine has lost some: make a new engine for those that are left'
+            )
+
     def accept(self, exchange: int) -> None:
         """All workers have all results of an exchange: it counts.
 
         Raises:
             LeftBehind: If the others have decided to repeat it without this worker.
         """
-        decided = self._ask(lambda: self._store.compare_set(self._decision(exchange), '', ACCEPTED.decode()))
+        decided = self._answers.ask(
+            lambda: self._store.compare_set(self._decision(exchange), '', ACCEPTED.decode())
+        )
         if decided != ACCEPTED:
             self._check_member(json.loads(decided))
         if exchange > 0 and self.numbers[0] == self._me:  # everybody is past that one
-            self._ask(lambda: self._store.delete_key(self._decision(exchange - 1)))
+            self._answers.ask(lambda: self._store.delete_key(self._decision(exchange - 1)))
 
     @contextmanager
     def last_vote(self, exchange: int) -> Iterator[None]:
@@ -126,7 +142,7 @@ class Membership:
             LostWorker: If the store is lost.
         """
         leave_group(self._store, error)
-        decided = self._ask(lambda: self._wait_for_decision(exchange), patient=True)
+        decided = self._answers.ask(lambda: self._wait_for_decision(exchange), patient=True)
         if decided == ACCEPTED:
             return None
         left = json.loads(decided)
@@ -156,6 +172,7 @@ class Membership:
                 raise
             self._fail_to_meet(error)
             return False
+        dist.distributed_c10d._get_default_store().set(NUMBERS_KEY, json.dumps(self.numbers))
         group = dist.distributed_c10d._get_default_group()._get_backend(torch.device('cpu'))
         group.options._timeout = self._timeout
         group.set_timeout(self._timeout)
@@ -173,7 +190,7 @@ class Membership:
         while True:
             if self._store.check([self._decision(exchange)]):
                 return self._store.get(self._decision(exchange))
-            self._progress = time.monotonic()
+            self._answers.progress()
             missing = [
                 n for n in self.numbers if n != self._me and not self._store.check([self._here(exchange, n)])
             ]
@@ -204,60 +221,9 @@ class Membership:
     def _here(self, exchange: int, number: int) -> str:
         return f'{self._prefix}/{self.generation}/exchange {exchange}/{number}'
 
-    def _ask(self, question: Callable[[], Any], patient: bool = False) -> Any:
-        """Do something with the store; a store whose host is silent would let it wait for good."""
-        answer: list[Any] = []
-        thread = threading.Thread(target=_noting(question, answer), daemon=True)
-        self._progress = time.monotonic()
-        thread.start()
-        thread.join(ANSWER_SEC)
-        while patient and thread.is_alive() and time.monotonic() < self._progress + ANSWER_SEC:
-            thread.join(POLL_SEC)
-        if answer and not isinstance(answer[0], Exception):
-            return answer[0]
-        why = str(answer[0]) if answer else f'no answer for {ANSWER_SEC} s'
-        raise LostWorker(f'the store of the process group is lost, and with it who is there: {why}')
-
-
-class _Heartbeat:
-    """Sets a key of a store twice a second, from a thread of its own."""
-
-    def __init__(self, store: dist.Store, key: str) -> None:
-        self._store, self._key = store, key
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        atexit.register(self.stop)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        self._thread.join(2 * BEAT_SEC)
-        atexit.unregister(self.stop)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._ended.is_set():
-            try:
-                self._store.set(self._key, str(number))
-            except (RuntimeError, OSError):
-                return  # the store is gone; the next exchange finds out
-            number += 1
-            self._ended.wait(BEAT_SEC)
-
 
 def _root(store: dist.Store) -> dist.Store:
     """The store without prefixes, which is the one that a launcher knows."""
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
     return store
-
-
-def _noting(question: Callable[[], Any], answer: list[Any]) -> Callable[[], None]:
-    def ask() -> None:
-        try:
-            answer.append(question())
-        except (RuntimeError, OSError) as error:
-            answer.append(error)
-
-    return ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,16 +44,24 @@ class OptimizerState(TravellingState):
     single numbers (``step``), as tensors or plain; the mean of whole numbers is rounded.
 
     Args:
-        optimizers (Sequence[Optimizer]): All optimizers of the run.
+        optimizers (Optimizer or Sequence[Optimizer]): All optimizers of the run.
         restart_interval (int, optional): Number of rounds after which the state is cleared; between
             restarts it travels. None: it is never cleared. Defaults to 1: it never travels.
+        own (Collection[nn.Parameter]): Parameters whose state each worker keeps for itself: it neither travels
+            nor is cleared by that restart, but when the model has become whole. Defaults to ().
     """
 
     makes_copies = True
 
-    def __init__(self, optimizers: Sequence[Optimizer], restart_interval: int | None = 1) -> None:
-        self.optimizers = list(optimizers)
+    def __init__(
+        self,
+        optimizers: Optimizer | Sequence[Optimizer],
+        restart_interval: int | None = 1,
+        own: Collection[nn.Parameter] = (),
+    ) -> None:
+        self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         self.restart_interval = restart_interval
+        self._own = set(own)
         self._index_of = {
             p: i
             for i, optimizer in enumerate(self.optimizers)
@@ -177,13 +185,24 @@ class OptimizerState(TravellingState):
                     )
 
     def restart(self) -> None:
-        """Clear everything: the momentum restart."""
+        """Clear everything but what is this worker's own: the momentum restart."""
         for optimizer in self.optimizers:
-            optimizer.state.clear()
+            for p in [p for p in optimizer.state if p not in self._own]:
+                del optimizer.state[p]
+
+    def restart_own(self) -> None:
+        """Clear what is this worker's own, such as after a round that does not count. Must not fail."""
+        for p in self._own:
+            if p in self._optimizer_of:
+                self._optimizer_of[p].state.pop(p, None)
+
+    def become_whole(self) -> None:
+        """Clear what is this worker's own: a checkpoint has the state of one worker, for all of them."""
+        self.restart_own()
 
     def forget(self, part: Part) -> None:
         """Clear the state of a part that is dropped."""
-        for p in [] if part.flat is None else part.flat.params:
+        for p in part.params:
             if p in self._optimizer_of:
                 self._optimizer_of[p].state.pop(p, None)
 
@@ -197,6 +216,6 @@ class OptimizerState(TravellingState):
         return [
             StateEntry(p, kind, tuple(size), tuple(stride)) if kind.like_param else StateEntry(p, kind, (), ())
             for p, size, stride in part.flat.layouts()
-            if p in self._optimizer_of
+            if p in self._optimizer_of and p not in self._own
             for _, kind in sorted(self._kinds.get((self._index_of[p], p.dtype), {}).items())
         ]

@@ -63,6 +63,7 @@ class OuterStep(TravellingState):
         self._new: dict[Part, Tensor] = {}  # of the exchange that is under way
         self._payloads: dict[Part, list[Payload]] = {}
         self._all_hold_all: Callable[[int], bool] = lambda round_index: False
+        self._workers_lost = False
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> OuterStep:
@@ -104,8 +105,13 @@ class OuterStep(TravellingState):
             step = step.add_(momentum, alpha=self.momentum) if self.nesterov else momentum
         torch.add(part.reference, step, alpha=-self.lr, out=mean)
 
+    def lose_workers(self) -> None:
+        """The next exchange repeats one of more workers, which did not all hold all: copies have momentum too."""
+        self._workers_lost = True
+
     def accept(self) -> None:
         """Keep the momentum of an exchange that has been accepted."""
+        self._workers_lost = False
         self.momenta.update(self._new)
         self.roll_back()
 
@@ -116,7 +122,7 @@ class OuterStep(TravellingState):
 
     def travels(self, round_index: int, whole: bool) -> bool:
         """Unless all workers compute it themselves."""
-        return not self._all_hold_all(round_index)
+        return self._workers_lost or not self._all_hold_all(round_index)
 
     def sizes(self, part: Part) -> list[tuple[int, torch.dtype]]:
         """One tensor for a block."""

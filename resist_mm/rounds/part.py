@@ -50,6 +50,11 @@ class Part:
         return self.flat is None or not self.flat.released
 
     @property
+    def params(self) -> list[nn.Parameter]:
+        """Its trainable parameters, held or not."""
+        return [] if self.flat is None else self.flat.params
+
+    @property
     def nbytes(self) -> int:
         """Size of its parameters in bytes, held or not."""
         return 0 if self.flat is None else self.flat.nbytes
@@ -108,7 +113,7 @@ class Parts:
             Part(f'block {i}', i, stage.flat_block(number), _norms_of(stage, number, norms))
             for i, (stage, number) in enumerate(self._places)
         ]
-        in_blocks = {p for part in self.blocks for p in _params_of(part)}
+        in_blocks = {p for part in self.blocks for p in part.params}
         norms_in_blocks = {norm for part in self.blocks for norm in part.norms}
         flats = flatten_by_dtype(p for p in model.parameters() if p.requires_grad and p not in in_blocks)
         self.shared = [Part('the shared part', None, flat) for flat in flats or (None,)]
@@ -249,7 +254,3 @@ def _running(norms: Iterable[_NormBase]) -> list[_NormBase]:
 def _norms_of(stage: PartitionedStage, number: int, norms: Iterable[_NormBase]) -> list[_NormBase]:
     own = {id(buffer) for buffer in stage.block_buffers(number)}
     return [norm for norm in norms if id(norm.running_mean) in own]
-
-
-def _params_of(part: Part) -> list[nn.Parameter]:
-    return [] if part.flat is None else part.flat.params

@@ -43,6 +43,8 @@ class Loss:
         of_lost = 'worker' + 's' * (len(self.lost) > 1) + ' ' + ', '.join(map(str, self.lost))
         of_left = f'{len(self.left)} worker{"s" * (len(self.left) > 1)}'
         blocks = ', '.join(map(str, self.restored)) or 'none'
+        if not self.lost:
+            return f'Round {self.round}: connections broke, but no worker is lost; {of_left} repeat the exchange'
         return (
             f'Round {self.round} goes on without {of_lost} (numbered from the start of the run), with {of_left}. '
             f'What is lost is that round of {of_lost}; blocks taken from copies: {blocks}'

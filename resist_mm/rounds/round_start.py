@@ -126,10 +126,13 @@ class RoundStart:
         state.load(part, payloads, [t.clone() for t in tensors] if state.makes_copies else tensors)
 
     def restore(self) -> None:
-        """Put all running statistics back; those that travel are about to be replaced.
+        """Put all running statistics back; those that travel are about to be replaced. Own momentum restarts.
 
         They stay with a worker that drops the block, and are there again when it gets the block back.
         """
+        for state in self.states:
+            if isinstance(state, OptimizerState):
+                state.restart_own()
         for (state, part), tensors in self._kept.items():
             if isinstance(state, RunningStatistics) and sum(t.numel() for t in tensors) == _numel(state, part):
                 state.commit(part, tensors)

@@ -90,6 +90,9 @@ class TravellingState:
     def forget(self, part: Part) -> None:
         """Called when this worker drops a part. Must not fail."""
 
+    def become_whole(self) -> None:
+        """Called after an exchange that has made the model whole. Must not fail."""
+
     def payloads(self, part: Part, device: torch.device, exact: bool, all_have_reference: bool) -> list[Payload]:
         """The payloads of a part, without values.
 
@@ -164,7 +167,7 @@ class Weights(TravellingState):
 
     def named_tensors(self, part: Part, names: Mapping[Any, str]) -> Iterator[tuple[str, Tensor]]:
         """The parameters."""
-        for p in [] if part.flat is None else part.flat.params:
+        for p in part.params:
             yield names[p], p
 
     def load(self, part: Part, payloads: Sequence[Payload], instead: Sequence[Tensor] | None = None) -> None:

@@ -77,6 +77,9 @@ def simulate_with_average(
     rate: Callable[[int], float] = lambda it: 1.0,
     bad: Mapping[int, Collection[int]] | None = None,
     counts: Sequence[Sequence[int]] | None = None,
+    own: Sequence[Weights] | None = None,
+    is_own: Callable[[str], bool] = lambda name: _block_of(name) is None,
+    velocity: Weights | None = None,
 ) -> tuple[Weights, Weights]:
     """As :func:`simulate`, with a moving average of the weights.
 
@@ -84,13 +87,16 @@ def simulate_with_average(
         rate: How much the weights after an iteration, counted from 0, count in their average.
         bad: By round, the workers whose training in it does not count.
         counts: By round, the iterations of each worker, instead of ``local_iters``; in means each of them counts.
+        own: By worker, the momentum that it keeps for itself, updated in place; ``is_own`` says of what.
+        velocity: The momentum to begin with, updated in place; zero where there is none.
 
     Returns:
         The parameters of the whole model after the last round, and their average.
     """
     num_workers = len(batches)
     taken = [0] * num_workers
-    velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
+    velocity = {} if velocity is None else velocity
+    velocity.update({name: torch.zeros_like(value) for name, value in weights.items() if name not in velocity})
     averages = {name: value.clone() for name, value in weights.items()}
     for round_index, assignment in enumerate(assignments):
         trained = []
@@ -99,6 +105,9 @@ def simulate_with_average(
             mine = [name for name in weights if _block_of(name) is None or _block_of(name) in blocks]
             w = {name: weights[name].clone() for name in mine}
             v = {name: velocity[name].clone() for name in mine}
+            if own is not None:
+                zeros = {name: torch.zeros_like(value) for name, value in v.items() if is_own(name)}
+                v.update(zeros | own[worker])
             a = {name: averages[name].clone() for name in mine}
             count = local_iters if counts is None else counts[round_index][worker]
             taken[worker] += count
@@ -112,6 +121,10 @@ def simulate_with_average(
                     w[name] = w[name] - lr * v[name]
                     a[name] = (1 - rate(it)) * a[name] + rate(it) * w[name]
             trained.append((w, v, a))
+            if own is not None:
+                own[worker].clear()
+                if worker not in (bad or {}).get(round_index, ()):
+                    own[worker].update({name: value for name, value in v.items() if is_own(name)})
         for name in weights:
             holders = range(num_workers) if _block_of(name) is None else assignment.holders(_block_of(name))
             holders = [worker for worker in holders if worker not in (bad or {}).get(round_index, ())]

@@ -76,6 +76,7 @@ OF_ROUNDS: dict[str, Right] = dict(
     local_iters=lambda value: at_least(1)(value) or value == 'by_speed' or _by_speed(value),
     speed_interval=at_least(1),
     momentum_restart_interval=optional(at_least(1)),
+    keep_shared_momentum=flag,
     bn=one_of('recalibrate', 'average'),
     bn_batches=at_least(1),
     bn_interval=at_least(1),

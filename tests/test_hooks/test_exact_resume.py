@@ -157,6 +157,7 @@ COMPRESSED: dict[str, Any] = dict(
 # iterations: rounds of 2 are cut, and norms are recalibrated with the last 8 batches, of two epochs
 CASES: dict[str, tuple[dict, int, dict, str]] = {
     'epochs, 1': (dict(EPOCHS, momentum_restart_interval=1), 2, {}, 'epoch_1.pth'),
+    'epochs, own': (dict(EPOCHS, momentum_restart_interval=3, keep_shared_momentum=True), 0, {}, 'epoch_1.pth'),
     'epochs, 2': (dict(EPOCHS, momentum_restart_interval=2), 0, {}, 'epoch_1.pth'),
     'epochs, never': (dict(EPOCHS, momentum_restart_interval=None, seed=None), 0, {}, 'epoch_1.pth'),
     'epochs, Adam': (dict(EPOCHS, momentum_restart_interval=None, optimizer=ADAM), 0, {}, 'epoch_1.pth'),

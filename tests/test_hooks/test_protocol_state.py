@@ -6,14 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import Tensor
 
 from resist_mm.hooks import RoundHook
+from resist_mm.hooks.resumed import PROTOCOL_KEY
 from resist_mm.rounds import ResIST
 from tests.toy import ToyData, ToyModel, toy_runner
 from tests.workers import run_workers
 
 OUTER = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
+
+
+class Held(Hook):
+    """In a round the message hub, which checkpoints save, keeps no state that the worker has dropped."""
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        assert PROTOCOL_KEY not in runner.message_hub.runtime_info
 
 
 def _train(work_dir: str, forgets: bool, **resumed: Any) -> dict[str, Tensor]:
@@ -22,7 +32,7 @@ def _train(work_dir: str, forgets: bool, **resumed: Any) -> dict[str, Tensor]:
         protocol.load_state_dict = lambda state: None
     runner = toy_runner(
         work_dir,
-        [RoundHook(protocol, local_iters=2, bn='average')],
+        [Held(), RoundHook(protocol, local_iters=2, bn='average')],
         model=ToyModel(norm_cfg=dict(type='BN', track_running_stats=False)),
         train_cfg=dict(by_epoch=False, max_iters=8),
         train_dataloader=dict(

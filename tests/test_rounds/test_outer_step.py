@@ -160,6 +160,9 @@ def test_workers_agree_bit_for_bit_on_values_and_momentum(rounds, form):
             for of_forms in rounds:
                 for name, value in getattr(of_forms[form][index], attribute).items():
                     assert torch.equal(known.setdefault(name, value), value), (name, index)
+        for of_forms in rounds:
+            at = of_forms[form][index]
+            assert at.momenta.keys() <= at.after.keys(), 'momentum of a block that was handed over is kept'
     momenta = rounds[0][form][-1].momenta
     assert all(torch.count_nonzero(m) for m in momenta.values())
 

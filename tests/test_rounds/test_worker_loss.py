@@ -57,6 +57,8 @@ def _train(
     owner = {'_deliver': Transport, 'vote': Transport, 'regroup': Membership}.get(where)
     if owner is not None:
         _die_at(owner, where, when)
+    if where == 'vote fails':
+        _fail_after_vote(when)
     iteration = 0
     patch('resist_mm.rounds.membership.MEET_SEC', 1.5).start()
 
@@ -101,14 +103,37 @@ def _die_at(owner: type, name: str, when: int) -> None:
     patch.object(owner, name, dies).start()
 
 
-def _expected(losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | None = None) -> dict[str, Tensor]:
+def _fail_after_vote(when: int) -> None:
+    """The vote has succeeded, on the other workers too, but here its operation fails."""
+    vote, calls = Transport.vote, 0
+
+    def fails(transport: Transport, ballot: int) -> list[int]:
+        nonlocal calls
+        calls += 1
+        ballots = vote(transport, ballot)
+        if calls == when:
+            raise RuntimeError('[gloo/transport/tcp/pair.cc:534] Connection closed by peer')
+        return ballots
+
+    patch.object(Transport, 'vote', fails).start()
+
+
+def _expected(
+    losses: list[Any],
+    hands: Sequence[list[int]] = (),
+    outer: dict | None = None,
+    keeps: bool = False,
+    workers: int = WORKERS,
+) -> dict[str, Tensor]:
     """By the reference in one process: in the round of a loss the lost worker does not count.
 
-    ``hands`` are those of each round; ``outer`` is the step of SGD on everything but a block that was lost.
+    ``hands`` are those of each round; ``outer`` is the step of SGD on everything but a block that was lost;
+    ``keeps`` says whether workers keep their momentum of the shared part.
     """
     weights = {name: p.detach().clone() for name, p in _model().named_parameters()}
-    numbers = list(range(WORKERS))
+    numbers = list(range(workers))
     momenta: dict[str, Tensor] = {}
+    own: list[dict[str, Tensor]] = [{} for _ in range(workers)]
     for round_index in range(ROUNDS):
         lost = {number for loss in losses if loss.round == round_index for number in loss.lost}
         sampler = PartitionSampler(BLOCKS, len(numbers), 1)
@@ -118,7 +143,8 @@ def _expected(losses: list[Any], hands: Sequence[list[int]] = (), outer: dict | 
         ]
         bad = {0: [rank for rank, number in enumerate(numbers) if number in lost]}
         before = dict(weights)
-        weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, bad=bad)
+        how: dict[str, Any] = dict(bad=bad, own=[own[number] for number in numbers] if keeps else None)
+        weights, _ = simulate_with_average(weights, batches, [dealt], ITERS, LR, MOMENTUM, **how)
         for name, mean in weights.items() if outer else ():
             if mean is not before[name]:
                 step = before[name] - mean
@@ -142,12 +168,14 @@ HITS = {
 @pytest.mark.parametrize('name', HITS)
 def test_the_others_go_on_with_the_right_numbers(name: str):
     hits = HITS[name]
-    results = run_job(_train, WORKERS, hits, dict(copies_on_host=name == 'in training'))
+    keeps = name == 'two, one after the other'
+    options = dict(copies_on_host=name == 'in training', keep_shared_momentum=keeps)
+    results = run_job(_train, WORKERS, hits, options)
     assert [rank for rank, result in enumerate(results) if result is None] == sorted(hits)
     left = [result for result in results if result is not None]
     losses = left[0]['losses']
     assert sorted(number for loss in losses for number in loss.lost) == sorted(hits)
-    expected = _expected(losses)
+    expected = _expected(losses, keeps=keeps)
     for rank, result in enumerate(left):
         assert result['losses'] == losses
         assert result['place'] == (rank, len(left))
@@ -177,6 +205,61 @@ def test_unequal_hands_and_the_outer_step_go_on_until_one_worker_is_left():
     assert (results[0]['place'], results[0]['scale']) == ((0, 1), 1)
     for weight, value in results[0]['weights'].items():
         torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+
+
+def test_of_two_workers_one_goes_on_alone_with_its_outer_steps():
+    outer = dict(type='SGD', lr=0.8, momentum=0.6, nesterov=True, blocks=True)
+    left, lost = run_job(_train, 2, {1: ('training', 3)}, {}, dict(outer=outer))
+    assert lost is None
+    assert [(loss.round, loss.lost, len(loss.restored)) for loss in left['losses']] == [(1, (1,), 3)]
+    expected = _expected(left['losses'], outer=outer, workers=2)
+    for weight, value in left['weights'].items():
+        torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('vote', [3, 4])
+def test_a_vote_that_fails_on_one_worker_alone_loses_nothing(vote: int):
+    """The first vote of the second exchange, which is repeated then, or the last, after which it counts."""
+    results = run_job(_train, WORKERS, {1: ('vote fails', vote)}, {})
+    losses = results[0]['losses']
+    assert [(loss.round, loss.lost, loss.left, loss.restored) for loss in losses] == [
+        (vote - 2, (), tuple(range(WORKERS)), ())
+    ]
+    assert 'no worker is lost; 4 workers repeat the exchange' in str(losses[0])
+    expected = _expected(losses)
+    for rank, result in enumerate(results):
+        assert (result['losses'], result['place']) == (losses, (rank, WORKERS))
+        for weight, value in result['weights'].items():
+            torch.testing.assert_close(value, expected[weight], rtol=0, atol=TOLERANCE)
+            assert torch.equal(value, results[0]['weights'][weight])
+
+
+def _second_engine(number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Workers are lost in both of two engines; the first one is of no use afterwards."""
+    engines: list[Engine] = []
+    made = Engine.__init__
+
+    def noted(engine: Engine, *args: Any, **kwargs: Any) -> None:
+        engines.append(engine)
+        made(engine, *args, **kwargs)
+
+    patch.object(Engine, '__init__', noted).start()
+    found = [_train(number, hits, {}) for hits in ({0: ('training', 3)}, {3: ('training', 3)})]
+    engines[0].begin_round()
+    with pytest.raises(RuntimeError) as refused:
+        engines[0].exchange()
+    return found[0], str(refused.value), found[1]
+
+
+def test_a_further_engine_knows_who_was_lost_before_it_was_made():
+    results = run_job(_second_engine, WORKERS)
+    assert (results[0], results[3]) == (None, None)
+    for rank, (first, refused, second) in enumerate(results[1:3]):
+        assert [loss.lost for loss in first['losses']] == [(0,)]
+        assert [(loss.lost, loss.left) for loss in second['losses']] == [((3,), (1, 2))]
+        assert second['place'] == (rank, 2)
+        assert all(torch.equal(w, results[1][2]['weights'][name]) for name, w in second['weights'].items())
+        assert 'this engine has the workers [1, 2, 3], but there are 2 now' in refused
 
 
 def test_speeds_are_agreed_anew():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -46,6 +46,12 @@ class SteppedProtocol(RoundProtocol):
             self._step.set_up(parts, lambda round_index: self.assign(round_index).is_full)
             if self._step.blocks and self._step.momentum and parts.num_blocks:
                 self.states = [*self.states, self._step]
+
+    def set_workers(self, left: Sequence[int]) -> None:
+        """Go on with fewer workers."""
+        super().set_workers(left)
+        if self._step is not None:
+            self._step.lose_workers()
 
     def on_mean(self, part: Part, mean: Tensor) -> None:
         """Take the outer step."""

@@ -16,9 +16,11 @@ from resist_mm.registry import HOOKS
 from resist_mm.rounds import Engine, RoundProtocol
 from resist_mm.rounds.arguments import check_choice, check_count, check_flag, check_integer, is_number
 from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
+from resist_mm.rounds.overlap import check_overlap
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
 from .agreed import agree_on_start
+from .ahead import Ahead
 from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import saves_after_epoch, saves_after_iter
 from .lone_modules import detach_from_others
@@ -115,6 +117,8 @@ class RoundHook(Hook):
             docs/reliability.md. Defaults to 'stop'.
         copies_on_host (bool): With 'continue', whether the copies that this takes are in the memory of the host.
             Defaults to False: on the device of the model.
+        overlap_iters (int): The shared part is averaged in the background during so many of the last iterations
+            of a round, and what a worker trains in them is added; see :class:`Overlap`. Defaults to 0: off.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -138,6 +142,7 @@ class RoundHook(Hook):
         speed_interval: int = 5,
         on_worker_loss: str = 'stop',
         copies_on_host: bool = False,
+        overlap_iters: int = 0,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
@@ -167,6 +172,8 @@ class RoundHook(Hook):
         check_flag(f'{name}.copies_on_host', copies_on_host)
         self.on_worker_loss = on_worker_loss
         self.copies_on_host = copies_on_host
+        check_overlap(overlap_iters, bad_numbers, on_worker_loss, self.codec, f'{name}.', most)
+        self.overlap_iters = overlap_iters
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
         self.engine: Engine | None = None  # created in before_train
         self._averages: list[HookedAverage] = []
@@ -217,6 +224,7 @@ class RoundHook(Hook):
         continue_from(runner, self.engine)
         keep = self._batches.maxlen or 0
         self.pace = Pace(runner, self.protocol, self.local_iters, self._position, keep)
+        self._ahead = Ahead(runner, self.overlap_iters, self.local_iters)
         self._log = RoundLog(runner, self.engine)
         remember(runner, self.engine)
         self.announce(runner)
@@ -237,6 +245,8 @@ class RoundHook(Hook):
             self._end_round(runner, whole=False)
         else:
             self.pace.before_iter()
+            if self._ahead.is_due(self._iters_done):
+                self.engine.average_ahead(self.pace.counts(self.local_iters))
             return
         self._iters_done = 0
         self.pace.begin_round(self.engine)
@@ -337,6 +347,7 @@ class RoundHook(Hook):
                 self.max_bad_rounds,
                 self.on_worker_loss,
                 self.copies_on_host,
+                self.overlap_iters,
             )
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from None

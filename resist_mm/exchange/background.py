@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -38,8 +38,7 @@ class BackgroundAverage:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._group = dist.new_group(timeout=group_timeout())
-        self._transport = Transport(device, self._group)
+        self._transport = Transport(device, dist.new_group(timeout=group_timeout()))
         self._thread: threading.Thread | None = None
         self._traffic = Traffic()
         self._error: BaseException | None = None
@@ -65,7 +64,8 @@ class BackgroundAverage:
             Traffic: The bytes moved.
 
         Raises:
-            Exception: Whatever has gone wrong in the background.
+            Exception: Whatever has gone wrong in the background. The others are waiting for this worker then,
+                and notice as soon as it ends.
         """
         if self._thread is None:
             return Traffic()
@@ -90,6 +90,3 @@ class BackgroundAverage:
                     stream.synchronize()
         except BaseException as error:
             self._error = error
-            # the others would wait for this worker until the timeout
-            with suppress(Exception):
-                self._group.abort()

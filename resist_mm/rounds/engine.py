@@ -254,6 +254,7 @@ class Engine:
         if self.protocol.speeds is not None:
             self.protocol.speeds.agree(self.round, self._steps.guard)
         with steps.rolled_back_unless_accepted():
+            steps.wait_for_overlap(whole)
             staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
             traffic, finite = steps.carry_out(self.round, staged, whole)
             if not finite:

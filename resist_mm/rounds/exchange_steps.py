@@ -71,7 +71,6 @@ class ExchangeSteps:
     ) -> tuple[StagedExchange, dict[int, list[str]]]:
         """Choose what travels, plan, and stage; also says which workers are left out already, and why."""
         with self.guard.all_or_none('preparing the exchange') as vote:
-            self._wait_for_overlap(whole)
             states = self.protocol.travelling(self.states, round_index, whole)
             news = [state.prepare() for state in states]
             everything = Assignment.full(old.num_workers, old.num_blocks)
@@ -198,11 +197,14 @@ class ExchangeSteps:
         if self.recovery is not None:
             # copies are not what a codec takes for known
             exact, undone = exact or self.recovery.under_way, self.recovery.source(rank, start)
-        staged = StagedExchange(rank, self.parts, states, self._means.may_change, plan, exact, undone, self.overlap)
+        staged = StagedExchange(
+            rank, self.parts, states, self._means.may_change, plan, exact, undone, self.overlap
+        )
         self._staged = staged
         return staged
 
-    def _wait_for_overlap(self, whole: bool) -> None:
+    def wait_for_overlap(self, whole: bool) -> None:
+        """Wait for what was averaged while training; it is discarded if the model is made whole."""
         if self.overlap is not None:
             self.transport.waited_sec += self.overlap.wait()
             if whole:

@@ -83,7 +83,7 @@ class BackgroundAverage:
         try:
             stream = None if ready is None else torch.cuda.Stream(self._device)
             with nullcontext() if stream is None else torch.cuda.stream(stream):
-                if stream is not None:
+                if stream is not None and ready is not None:
                     stream.wait_event(ready)
                 self._traffic = self._transport.average(payloads, shares)
                 if stream is not None:

@@ -60,17 +60,17 @@ def check_overlap(
 class Overlap:
     """The mean of the shared part, on its way while workers train the last iterations of a round.
 
-    Each worker i takes a snapshot s_i of its weights ``overlap_iters`` iterations before the end of a round, and the mean m
-    of the snapshots is computed in the background. In the exchange that ends the round it is waited for, the
-    protocol may change it (outer step), and what the worker has changed since is added: its weights w_i become
-    m + (w_i - s_i). This is the correction of CoCoD-SGD (Shen et al., arXiv:1906.12043) and Streaming DiLoCo
-    (Douillard et al., arXiv:2501.18512), applied where blocks change hands, and not some iterations later.
+    Each worker i takes a snapshot s_i of its weights ``overlap_iters`` iterations before the end of a round, and
+    the mean m of the snapshots is computed in the background. In the exchange that ends the round it is waited
+    for, the protocol may change it (outer step), and what the worker has changed since is added: its weights w_i
+    become m + (w_i - s_i). This is the correction of CoCoD-SGD (Shen et al., arXiv:1906.12043) and of Streaming
+    DiLoCo (Douillard et al., arXiv:2501.18512), applied where blocks change hands, not some iterations later.
 
     Guarantees:
 
     - The result does not depend on when messages arrive: snapshot and correction have fixed iterations.
-    - In the next round the shared parts of workers differ by ``overlap_iters`` iterations of training, which the next mean
-      takes in. What compression and an outer step refer to is m, the same on all workers bit for bit.
+    - In the next round the shared parts of workers differ by ``overlap_iters`` iterations of training, which the
+      next mean takes in. What compression and an outer step refer to is m, the same on all workers bit for bit.
     - A round that ends with the whole model is exact, as if nothing had been on its way: that is discarded. It has
       one outer step, as each round has. So nothing is on its way in a checkpoint.
     - The result is staged, looked at and accepted with everything else in the exchange, or rolled back with it;

@@ -146,9 +146,11 @@ class RoundHook(Hook):
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
-        self._check_counts(local_iters=most, speed_interval=speed_interval, momentum_restart_interval=interval)
-        self._check_counts(bn_batches=bn_batches, bn_interval=bn_interval, max_bad_rounds=max_bad_rounds)
+        counts = dict(local_iters=most, speed_interval=speed_interval, momentum_restart_interval=interval)
+        counts |= dict(bn_batches=bn_batches, bn_interval=bn_interval, max_bad_rounds=max_bad_rounds)
         name = type(self).__name__
+        for key, count in counts.items():
+            check_count(f'{name}.{key}', count)
         if seed is not None:
             check_integer(f'{name}.seed', seed)
         check_choice(f'{name}.bn', bn, 'recalibrate', 'average')
@@ -160,18 +162,13 @@ class RoundHook(Hook):
         self.iters_by_speed = self.protocol.iters_by_speed = iters_by_speed or self.protocol.iters_by_speed
         self.speed_interval = self.protocol.speed_interval = speed_interval
         self.momentum_restart_interval = momentum_restart_interval
-        self.bn = bn
-        self.bn_batches = bn_batches
-        self.bn_interval = bn_interval
+        self.bn, self.bn_batches, self.bn_interval = bn, bn_batches, bn_interval
         self.codec = build_codec(codec)
         self.seed = self.protocol.seed if seed is None else seed
-        self.bad_numbers = bad_numbers
-        self.max_bad_rounds = max_bad_rounds
-        self.max_loss_ratio = max_loss_ratio
+        self.bad_numbers, self.max_bad_rounds, self.max_loss_ratio = bad_numbers, max_bad_rounds, max_loss_ratio
         check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
         check_flag(f'{name}.copies_on_host', copies_on_host)
-        self.on_worker_loss = on_worker_loss
-        self.copies_on_host = copies_on_host
+        self.on_worker_loss, self.copies_on_host = on_worker_loss, copies_on_host
         check_overlap(overlap_iters, bad_numbers, on_worker_loss, self.codec, f'{name}.', most)
         self.overlap_iters = overlap_iters
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
@@ -356,7 +353,3 @@ class RoundHook(Hook):
     def _travels_every(self) -> int | None:
         """Number of rounds after which running statistics travel."""
         return self.bn_interval if self.bn == 'average' else None
-
-    def _check_counts(self, **counts: int) -> None:
-        for name, count in counts.items():
-            check_count(f'{type(self).__name__}.{name}', count)

@@ -31,12 +31,14 @@ class Codec(ABC):
         feeds_errors_back: Whether what compression leaves out of the shared part is added in
             the next round (error feedback).
         exact_whole: Whether the model is made whole in fp32 also where it is only validated.
+        is_random: Whether encoding draws random numbers.
     """
 
     uses_reference = False
     whole_for_new_holders = False
     feeds_errors_back = False
     exact_whole = True
+    is_random = False
 
     @abstractmethod
     def message_bytes(self, numel: int) -> int:
@@ -115,7 +117,7 @@ class Quantize(Codec):
         if not isinstance(stochastic, bool):
             raise ValueError(f'codec.stochastic must be True or False, got {stochastic!r}')
         self.bits = bits
-        self.stochastic = stochastic
+        self.stochastic = self.is_random = stochastic
         self.chunk = chunk
 
     def message_bytes(self, numel: int) -> int:

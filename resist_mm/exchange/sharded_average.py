@@ -32,11 +32,18 @@ class ShardedAverage:
         shares (Sequence[float], optional): The share of each worker in the mean; they add up to 1.
             Defaults to None: equal shares.
         host (bool): Whether messages go through host memory.
+        group (ProcessGroup, optional): Of all workers. Defaults to None: the default process group.
     """
 
-    def __init__(self, payload: Payload, shares: Sequence[float] | None = None, host: bool = False) -> None:
+    def __init__(
+        self,
+        payload: Payload,
+        shares: Sequence[float] | None = None,
+        host: bool = False,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         assert payload.value is not None
-        self.payload, self.shares, self.host = payload, shares, host
+        self.payload, self.shares, self.host, self.group = payload, shares, host, group
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
         residual = payload.residual
         self.total = payload.value if residual is None else payload.value + residual
@@ -58,7 +65,7 @@ class ShardedAverage:
         if host:
             self.outgoing = self.outgoing.cpu()
             self.incoming = self.incoming.cpu()
-        self.work = dist.all_to_all_single(self.incoming, self.outgoing, received, splits, async_op=True)
+        self.work = dist.all_to_all_single(self.incoming, self.outgoing, received, splits, group, async_op=True)
 
     @property
     def bytes(self) -> WireBytes:
@@ -86,7 +93,7 @@ class ShardedAverage:
         gathered = self._bytes(self.num_workers * max(self.sizes))
         if self.host:
             gathered, outgoing = gathered.cpu(), outgoing.cpu()
-        dist.all_gather_into_tensor(gathered, outgoing)
+        dist.all_gather_into_tensor(gathered, outgoing, self.group)
         room = self.payload.make_room()
         messages = gathered.to(self.payload.device).view(self.num_workers, -1)
         for form, message, size, (low, high) in zip(self.forms, messages, self.sizes, self.bounds, strict=True):

@@ -38,6 +38,8 @@ class Transport:
 
     Args:
         device (torch.device): Where the tensors to be moved are.
+        group (ProcessGroup, optional): One of all workers for averages, which is all that it can do then. Defaults
+            to None: the default process group.
 
     Attributes:
         waited_sec: Seconds that this worker has spent in votes so far, where it waits for the slowest.
@@ -46,9 +48,9 @@ class Transport:
         ValueError: If the process group has no backend for that device.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
         distributed = dist.is_available() and dist.is_initialized()
-        self.device = device
+        self.device, self._group = device, group
         self.rank = dist.get_rank() if distributed else 0
         self.num_workers = dist.get_world_size() if distributed else 1
         backend = _backend_for(device) if distributed else ''
@@ -56,7 +58,7 @@ class Transport:
         self.through_host = backend == 'gloo' and device.type == 'cuda'
         self.ordered = backend == 'nccl' and self.num_workers > 1
         self._p2p_group: dist.ProcessGroup | None = None
-        if self.ordered:
+        if self.ordered and group is None:
             self._p2p_group = dist.new_group(timeout=group_timeout())
             token = torch.zeros(1, device=device)
             peers = [worker for worker in range(self.num_workers) if worker != self.rank]
@@ -249,7 +251,7 @@ class Transport:
                 if payload.staged is not None:
                     payload.staged.copy_(_value(payload))
             elif payload.gathered.codec is not None or payload.dtype in (torch.float16, torch.bfloat16):
-                average = ShardedAverage(payload, shares, host=self.through_host)
+                average = ShardedAverage(payload, shares, self.through_host, self._group)
                 self._count(average.bytes, average.buffer_bytes)
                 begun.append(average)
             else:
@@ -272,7 +274,7 @@ class Transport:
                 operation, divided = dist.ReduceOp.AVG, True
         (message,) = self._to_wire([room])
         self._count(all_reduce_bytes(payload.nbytes, self.num_workers), message.nbytes if self.through_host else 0)
-        return dist.all_reduce(message, operation, async_op=True), message, payload, divided
+        return dist.all_reduce(message, operation, self._group, async_op=True), message, payload, divided
 
     def _count(self, wire: WireBytes, buffers: int) -> None:
         self._traffic += Traffic(*wire)

@@ -34,6 +34,7 @@ ARGUMENTS = (
     'max_bad_rounds',
     'max_loss_ratio',
     'on_worker_loss',
+    'overlap_iters',
 )
 
 

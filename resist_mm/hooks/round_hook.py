@@ -16,6 +16,7 @@ from resist_mm.rounds.batch_norm import recalibrated_norms, settle_buffers
 from resist_mm.rounds.whereabouts import enter, missing_workers_named
 
 from .agreed import agree_on_start
+from .ahead import Ahead
 from .checks import check_can_recalibrate, check_generic_blocks, check_has_blocks, check_runner
 from .cuts import saves_after_epoch, saves_after_iter
 from .lone_modules import detach_from_others
@@ -111,6 +112,7 @@ class RoundHook(RoundOptions):
         continue_from(runner, self.engine)
         keep = self._batches.maxlen or 0
         self.pace = Pace(runner, self.protocol, self.local_iters, self._position, keep)
+        self._ahead = Ahead(runner, self.overlap_iters, self.local_iters)
         self._log = RoundLog(runner, self.engine)
         remember(runner, self.engine)
         self.announce(runner)
@@ -132,6 +134,8 @@ class RoundHook(RoundOptions):
             self._end_round(runner, whole=False)
         else:
             self.pace.before_iter()
+            if self._ahead.is_due(self._iters_done):
+                self.engine.average_ahead(self.pace.counts(self.local_iters))
             return
         self._iters_done = 0
         self.pace.begin_round(self.engine)

@@ -19,6 +19,7 @@ from resist_mm.rounds.arguments import (
     check_keeps_momentum,
     is_number,
 )
+from resist_mm.rounds.overlap import check_overlap
 
 from .loss_watch import LossWatch
 from .of_runner import model_of, optimizers_of
@@ -82,6 +83,8 @@ class RoundOptions(Hook):
             optimizer keeps of it) through exchanges: it is not sent, so that this costs no byte, and not cleared
             but when the model is made whole, which keeps a resumed run the same, or its round does not count.
             Momentum of blocks is as ``momentum_restart_interval`` says, which must not be None. Defaults to False.
+        overlap_iters (int): The shared part is averaged in the background during so many of the last iterations
+            of a round, and what a worker trains in them is added; see :class:`Overlap`. Defaults to 0: off.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -104,6 +107,7 @@ class RoundOptions(Hook):
         on_worker_loss: str = 'stop',
         copies_on_host: bool = False,
         keep_shared_momentum: bool = False,
+        overlap_iters: int = 0,
     ) -> None:
         interval = 1 if momentum_restart_interval is None else momentum_restart_interval
         most, iters_by_speed = read_local_iters(type(self).__name__, local_iters)
@@ -132,7 +136,9 @@ class RoundOptions(Hook):
         check_choice(f'{name}.on_worker_loss', on_worker_loss, 'stop', 'continue')
         check_flag(f'{name}.copies_on_host', copies_on_host)
         check_keeps_momentum(f'{name}.keep_shared_momentum', keep_shared_momentum, momentum_restart_interval)
+        check_overlap(overlap_iters, bad_numbers, on_worker_loss, self.codec, f'{name}.', most)
         self.keep_shared_momentum = keep_shared_momentum
+        self.overlap_iters = overlap_iters
         self.on_worker_loss = on_worker_loss
         self.copies_on_host = copies_on_host
         self._losses = None if max_loss_ratio is None else LossWatch(max_loss_ratio)
@@ -172,6 +178,7 @@ class RoundOptions(Hook):
                 self.on_worker_loss,
                 self.copies_on_host,
                 self.keep_shared_momentum,
+                self.overlap_iters,
             )
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from None

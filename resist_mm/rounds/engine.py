@@ -16,7 +16,9 @@ from .bad_rounds import BadRounds
 from .clock import now
 from .exchange_steps import ExchangeSteps
 from .optimizer_state import OptimizerState
+from .overlap import Overlap, check_overlap
 from .part import Parts
+from .positions import iterations_so_far
 from .protocols import RoundProtocol
 from .recovery import Recovery
 from .round_start import RoundStart
@@ -66,6 +68,8 @@ class Engine:
         copies_on_host (bool): With 'continue', whether copies are in the memory of the host. Defaults to False.
         keep_shared_momentum (bool): Whether each worker keeps its own optimizer state of the shared part: never
             sent, and cleared when the model is made whole, or if its round does not count. Defaults to False.
+        overlap_iters (int): Number of iterations before the end of a round at which workers begin to average the
+            shared part, in the background; see :class:`Overlap`. Defaults to 0: all is averaged at the end.
 
     Attributes:
         round: Index of the current round, or of the next one if the model is whole.
@@ -105,14 +109,17 @@ class Engine:
         on_worker_loss: str = 'stop',
         copies_on_host: bool = False,
         keep_shared_momentum: bool = False,
+        overlap_iters: int = 0,
     ) -> None:
         check_choice('on_worker_loss', on_worker_loss, 'stop', 'continue')
         check_keeps_momentum('keep_shared_momentum', keep_shared_momentum, momentum_restart_interval)
+        check_overlap(overlap_iters, bad_numbers, on_worker_loss, codec)
         self.protocol = protocol
         self.parts = Parts(model, protocol.deals_blocks)
         shared = [p for part in self.parts.shared for p in part.params]
+        weights = Weights(codec)
         self.states: list[TravellingState] = [
-            Weights(codec),
+            weights,
             OptimizerState(optimizers, momentum_restart_interval, shared if keep_shared_momentum else ()),
             RunningStatistics(bn_interval),
             *states,
@@ -130,8 +137,11 @@ class Engine:
         self._start = RoundStart(self.parts, self.states, references, copies=drops)
         goes_on = on_worker_loss == 'continue' and transport.num_workers > 1
         self.recovery = Recovery(transport.rank, self.parts, self.states, copies_on_host) if goes_on else None
+        self.overlap_iters = overlap_iters
+        overlaps = overlap_iters > 0 and transport.num_workers > 1
+        self._overlap = Overlap(self.parts, weights, references) if overlaps else None
         everything = (self.parts, self.states, protocol, transport, self.bad_rounds, self._start, self.recovery)
-        self._steps = ExchangeSteps(*everything)
+        self._steps = ExchangeSteps(*everything, self._overlap)
 
     @property
     def transport(self) -> Transport:
@@ -166,11 +176,19 @@ class Engine:
 
         Returns:
             Traffic: The bytes moved.
+
+        Raises:
+            ValueError: If the round is not longer than ``overlap_iters``.
         """
+        if self.overlap_iters >= local_iters:
+            raise ValueError(f'overlap_iters={self.overlap_iters} must be below local_iters={local_iters}')
         if self.in_sync:
             self.begin_round()
         iterations, began = self.protocol.iterations(self.round, local_iters), now()
-        for _ in range(iterations[self.rank]):
+        ahead = None if whole else self._due(iterations[self.rank], local_iters)
+        for done in range(iterations[self.rank]):
+            if done == ahead:
+                self.average_ahead(iterations)
             train_one_iteration()
         self.protocol.trained(self.rank, self.round, iterations, now() - began)
         return self.exchange(whole)
@@ -180,6 +198,25 @@ class Engine:
         assignment = self.protocol.assign(self.round)
         self._steps.begin(assignment)
         self._enter(assignment)
+
+    def average_ahead(self, iterations: Sequence[int]) -> None:
+        """Begin to average the shared part, ``overlap_iters`` before the end of a round (see :class:`Overlap`).
+
+        :meth:`run_round` does so; a loop of your own calls it on all workers, at the same iteration, or on none.
+        Nothing is done if there is one worker, or without ``overlap_iters``.
+
+        Args:
+            iterations (Sequence[int]): How many iterations each worker will have trained in this round.
+
+        Raises:
+            RuntimeError: If no round is running, or this has been called in it before.
+        """
+        if self._overlap is None:
+            return
+        if self.assignment is None:
+            raise RuntimeError('no round is running, so there is nothing to average: call begin_round() first')
+        self.protocol.expect(iterations)
+        self._overlap.start(self.protocol.weigh(self.assignment))
 
     def make_whole(self) -> Traffic:
         """End the round with the whole model on every worker; do nothing if it is whole already."""
@@ -220,6 +257,7 @@ class Engine:
         if self.protocol.speeds is not None:
             self.protocol.speeds.agree(self.round, self._steps.guard)
         with steps.rolled_back_unless_accepted():
+            steps.wait_for_overlap(whole)
             staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
             traffic, finite = steps.carry_out(self.round, staged, whole)
             if not finite:
@@ -233,6 +271,12 @@ class Engine:
         self.round += 1
         self._enter(None if whole else staged.plan.new)
         return traffic
+
+    def _due(self, iterations: int, local_iters: int) -> int | None:
+        """After how many of its iterations a worker begins to average the shared part; None: at the end."""
+        if self._overlap is None:
+            return None
+        return iterations_so_far(local_iters - self.overlap_iters, iterations, local_iters)
 
     def _enter(self, assignment: Assignment | None) -> None:
         """Hold exactly the blocks of an assignment; None stands for the whole model between rounds."""

@@ -14,6 +14,7 @@ from .copies import Restored
 from .guard import Guard, Vote
 from .health import examine
 from .means import Means
+from .overlap import Overlap
 from .part import Parts
 from .protocols import RoundProtocol
 from .recovery import Recovery
@@ -40,6 +41,7 @@ class ExchangeSteps:
         bad_rounds (BadRounds): What happens if numbers are bad.
         start (RoundStart): What this worker had when the round began.
         recovery (Recovery, optional): Lets the others go on if a worker is lost. Defaults to None: it ends them.
+        overlap (Overlap, optional): What is averaged before the round ends. Defaults to None: nothing.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class ExchangeSteps:
         bad_rounds: BadRounds,
         start: RoundStart,
         recovery: Recovery | None = None,
+        overlap: Overlap | None = None,
     ) -> None:
         self.parts, self.states, self.protocol, self.transport = parts, states, protocol, transport
-        self.bad_rounds, self.start, self.recovery = bad_rounds, start, recovery
+        self.bad_rounds, self.start, self.recovery, self.overlap = bad_rounds, start, recovery, overlap
         self.guard = Guard(transport)
         self._means = Means(protocol, parts)
         self._staged: StagedExchange | None = None
@@ -100,6 +103,10 @@ class ExchangeSteps:
         """Transfer, and do whatever may still fail then; also says whether all results are finite."""
         traffic = self.transport.run(staged.plan, staged, partial(self._means.of_block, staged))
         traffic.buffers += staged.nbytes + self.start.nbytes + self.parts.residual_bytes
+        if self.overlap is not None:
+            traffic += self.overlap.take_traffic()
+            traffic.buffers += self.overlap.nbytes
+            self.overlap.used = True
         if self.recovery is not None:
             self.recovery.stage(staged, self.transport, whole)
         with self._last_vote(round_index) as vote:
@@ -125,6 +132,8 @@ class ExchangeSteps:
         if self.recovery is not None:
             self.recovery.commit()
         staged.commit()
+        if self.overlap is not None:
+            self.overlap.discard()
         self.protocol.commit()
         for state in self.staying(staged):
             state.restart()
@@ -192,9 +201,18 @@ class ExchangeSteps:
         if self.recovery is not None:
             # copies are not what a codec takes for known
             exact, undone = exact or self.recovery.under_way, self.recovery.source(rank, start)
-        staged = StagedExchange(rank, self.parts, states, self._means.may_change, plan, exact, undone)
+        staged = StagedExchange(
+            rank, self.parts, states, self._means.may_change, plan, exact, undone, self.overlap
+        )
         self._staged = staged
         return staged
+
+    def wait_for_overlap(self, whole: bool) -> None:
+        """Wait for what was averaged while training; it is discarded if the model is made whole."""
+        if self.overlap is not None:
+            self.transport.waited_sec += self.overlap.wait()
+            if whole:
+                self.overlap.discard()
 
     def _roll_back(self) -> None:
         if self._staged is not None:
@@ -203,6 +221,8 @@ class ExchangeSteps:
         for state in self.states:
             state.roll_back()
         self.start.drop_unused_room()
+        if self.overlap is not None and self.overlap.used:
+            self.overlap.discard()
         self.protocol.roll_back()
         if self.recovery is not None:
             self.recovery.copies.drop_staged()

@@ -32,6 +32,7 @@ class Part:
             protocol or a codec asks for it.
         residual: What compression has left out of it so far, of shape (num_weights,).
         staged: Its value after the exchange that is under way, until that is accepted.
+        agreed: What will be the reference of the next round, where that is not what each worker begins it with.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Part:
         self.reference: Tensor | None = None
         self.residual: Tensor | None = None
         self.staged: Tensor | None = None
+        self.agreed: Tensor | None = None
         self._room: Tensor | None = None  # for a reference
 
     @property
@@ -72,6 +74,9 @@ class Part:
         """Keep a copy of its value, as a round begins; of one that is not held nothing is kept."""
         if self.flat is None or self.flat.released:
             self.reference = None
+            return
+        if self.agreed is not None:
+            self.reference, self.agreed = self.agreed, None
             return
         if self.reference is None and self._room is None:
             self.make_room_for_reference()

@@ -18,6 +18,7 @@ from .states import TravellingState, Weights
 
 if TYPE_CHECKING:
     from .copies import Restored
+    from .overlap import Overlap
 
 __all__ = ['StagedExchange']
 
@@ -39,6 +40,7 @@ class StagedExchange:
         exact (bool): Whether compression is off.
         undone (optional): Where to load values from instead, if this worker's round does not count, or it has
             copies of what a lost worker held. Defaults to None.
+        ahead (Overlap, optional): What has been averaged already. Defaults to None: nothing.
 
     Raises:
         ValueError: If the model's parameters are others than when training began.
@@ -53,9 +55,11 @@ class StagedExchange:
         plan: ExchangePlan,
         exact: bool,
         undone: RoundStart | Restored | None = None,
+        ahead: Overlap | None = None,
     ) -> None:
         self.plan, self.rank, self.parts, self.states = plan, rank, parts, states
         self.changes_means, self.exact, self.undone = changes_means, exact, undone
+        self.ahead = ahead if ahead is not None and ahead.under_way else None
         parts.check_trainable()
         if plan.old.num_workers > 1 and parts.drop_gradients():
             return_freed_memory(parts.device)
@@ -64,17 +68,26 @@ class StagedExchange:
         try:
             for part in parts.all:
                 all_have_reference = part.block is None or plan.all_have_old_value(part.block)
-                self._payloads[part] = [s.payloads(part, device, exact, all_have_reference) for s in states]
+                self._payloads[part] = [
+                    self.ahead.stage(part)
+                    if self.ahead is not None and self._came_ahead(part, s)
+                    else s.payloads(part, device, exact, all_have_reference)
+                    for s in states
+                ]
                 self._stage(part)
         except BaseException:
             self.let_go()
             raise
 
     def shared(self) -> list[Payload]:
-        """The payloads of the shared part."""
+        """The payloads of the shared part, but for what has been averaged already."""
         # the weights of all shared parts come first, then the next state
         return [
-            p for of_parts in zip(*map(self._of, self.parts.shared), strict=True) for of in of_parts for p in of
+            payload
+            for i, state in enumerate(self.states)
+            for part in self.parts.shared
+            if not self._came_ahead(part, state)
+            for payload in self._of(part)[i]
         ]
 
     def block(self, block: int) -> list[Payload]:
@@ -131,6 +144,8 @@ class StagedExchange:
                 for payload in payloads:
                     low, high = shard_bounds(payload.numel, self.plan.old.num_workers)[self.rank]
                     pieces.append(payload.result[low:high])
+                if self._came_ahead(part, state):
+                    pieces += state.checked(part)  # what this worker has trained since
             elif any(payload.value is None for payload in payloads):
                 pieces += state.checked(part)  # of its only holder, who keeps it: nothing is staged
             else:
@@ -141,6 +156,8 @@ class StagedExchange:
         """Do whatever else may fail before :meth:`commit`."""
         for part, of_part in self._committed():
             for state, payloads in zip(self.states, of_part, strict=True):
+                if self.ahead is not None and self._came_ahead(part, state):
+                    self.ahead.correct(part)
                 if any(payload.staged is not None for payload in payloads):
                     state.get_ready(part, [payload.result for payload in payloads])
 
@@ -149,7 +166,9 @@ class StagedExchange:
         if self.undone is not None:
             self.undone.restore()
         for part, of_part in self._committed():
-            if part.staged is not None:
+            if self.ahead is not None and any(self._came_ahead(part, state) for state in self.states):
+                self.parts.put(part, self.ahead.commit(part))
+            elif part.staged is not None:
                 self.parts.put(part, part.staged)
             for state, payloads in zip(self.states, of_part, strict=True):
                 state.settle(part, payloads)
@@ -171,6 +190,8 @@ class StagedExchange:
     def _stage(self, part: Part) -> None:
         """Load what this worker sends or aggregates; allocate room for what it receives or averages."""
         for state, payloads in zip(self.states, self._of(part), strict=True):
+            if self._came_ahead(part, state):
+                continue
             if part.block is None or part.block in self.plan.averaged:
                 self._load(state, part, payloads)
                 # a worker that is left alone has copies to take
@@ -202,6 +223,9 @@ class StagedExchange:
             state.load(part, payloads)
         else:
             self.undone.load(state, part, payloads)
+
+    def _came_ahead(self, part: Part, state: TravellingState) -> bool:
+        return self.ahead is not None and self.ahead.has(part, state)
 
     def _changes_mean(self, state: TravellingState) -> bool:
         return self.changes_means and isinstance(state, Weights)

@@ -85,6 +85,7 @@ OF_ROUNDS: dict[str, Right] = dict(
     bad_numbers=one_of('stop', 'drop'),
     on_worker_loss=one_of('stop', 'continue'),
     copies_on_host=flag,
+    overlap_iters=lambda value: at_least(0)(value) and value < 50,
     max_bad_rounds=at_least(1),
     max_loss_ratio=optional(lambda value: number(value) and value > 1),
 )

@@ -28,18 +28,26 @@ class EngineRounds:
         lr (float): Learning rate. Defaults to 0.1.
         deal_blocks (bool): Whether blocks are dealt out. Defaults to True; with False
             the whole model is shared, which is local SGD.
+        overlap_iters (int): See :class:`Engine`. Defaults to 0.
 
     Attributes:
         optimizer: The optimizer.
     """
 
     def __init__(
-        self, model: nn.Module, codec: dict | None = None, lr: float = 0.1, deal_blocks: bool = True
+        self,
+        model: nn.Module,
+        codec: dict | None = None,
+        lr: float = 0.1,
+        deal_blocks: bool = True,
+        overlap_iters: int = 0,
     ) -> None:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
         self._protocol = _AsTold(deal_blocks)
         self._compresses = codec is not None
-        self._engine = Engine(model, self.optimizer, self._protocol, build_codec(codec))
+        self._engine = Engine(
+            model, self.optimizer, self._protocol, build_codec(codec), overlap_iters=overlap_iters
+        )
 
     @property
     def num_workers(self) -> int:
@@ -60,6 +68,15 @@ class EngineRounds:
         """End a round and enter the next."""
         self._protocol.next_assignment = next_assignment
         return self._engine.exchange()
+
+    def average_ahead(self) -> None:
+        """Begin to average the shared part before the round ends."""
+        self._engine.average_ahead([1] * self.num_workers)
+
+    @property
+    def waited_sec(self) -> float:
+        """Seconds that this worker has waited in votes, and for what it averaged ahead."""
+        return self._engine.transport.waited_sec
 
     def guard(self) -> tuple[float, float]:
         """Do once more what the guard does in an exchange in which nothing is wrong.

@@ -89,6 +89,10 @@ class RoundProtocol:
         hands = [len(dealt.blocks(worker)) for worker in range(self.num_workers)]
         return speeds.iterations(hands, local_iters)
 
+    def expect(self, iterations: Sequence[int]) -> None:
+        """Learn how many iterations each worker has trained once the round ends; called before :meth:`weigh`."""
+        self._iterations = iterations if len(set(iterations)) > 1 else None
+
     def trained(self, worker: int, round_index: int, iterations: Sequence[int], seconds: float) -> None:
         """Called before an exchange.
 
@@ -98,7 +102,7 @@ class RoundProtocol:
             iterations (Sequence[int]): How many iterations each worker has trained, the same on all workers.
             seconds (float): Seconds that this worker has trained.
         """
-        self._iterations = iterations if len(set(iterations)) > 1 else None
+        self.expect(iterations)
         if self.speeds is not None:
             self.speeds.see(iterations[worker], seconds, len(self.assign(round_index).blocks(worker)))
 

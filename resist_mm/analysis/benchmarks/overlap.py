@@ -1,0 +1,105 @@
+"""Measure for how long workers wait in an exchange, with and without ``overlap_iters``.
+
+Real processes, a real network and its engine, over links of a given rate. Iterations are not trained but slept:
+so a processor that workers share has the time that each would have on a machine of its own. The shared part is
+given ``--ahead-sec`` to travel before the round ends. Every worker measures its whole exchange, and what share of
+it waits for the shared part and in votes. Seconds are medians over rounds of the slowest worker.
+
+Examples:
+    sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --ahead-sec 0 12
+    sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --codec c2 --ahead-sec 0 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...models import partitioned_stages
+from ...partition import PartitionSampler
+from ..named_networks import ARCHITECTURES, CODECS, DATASETS, build_classifier
+from .engine_rounds import EngineRounds
+from .shaped_links import shaped_links
+from .workers import add_worker_arguments, backend_of, describe_machine, device_of, run_workers
+
+WARM_UP = 2
+MB = 1e6
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_worker_arguments(parser)
+    parser.add_argument('--arch', choices=list(ARCHITECTURES), default='preact_resnet101')
+    parser.add_argument('--rounds', type=int, default=5, help='timed rounds of each row; default: 5')
+    parser.add_argument('--min-blocks', type=int, help='least number of partitioned blocks of a worker')
+    parser.add_argument('--codec', choices=list(CODECS), default='none')
+    parser.add_argument(
+        '--ahead-sec',
+        type=float,
+        nargs='+',
+        default=[0.0],
+        help='seconds between the start of the average and the exchange; 0: no overlap; default: 0',
+    )
+    args = parser.parse_args()
+    if args.workers < 2 or args.rounds < 1:
+        parser.error('--workers must be at least 2, and --rounds at least 1')
+    return args
+
+
+def measure(args: argparse.Namespace, ahead_sec: float) -> list[tuple[float, float, float]]:
+    """In every worker: of each timed round, seconds of the exchange, those waited in it, and bytes sent."""
+    torch.manual_seed(0)
+    model = build_classifier(args.arch, DATASETS[ARCHITECTURES[args.arch].dataset].classes)
+    model.to(device_of(args.device, dist.get_rank()))
+    num_blocks = sum(stage.num_partitioned for stage in partitioned_stages(model).values())
+    sampler = PartitionSampler(num_blocks, dist.get_world_size(), args.min_blocks)
+    rounds = EngineRounds(model, CODECS[args.codec], overlap_iters=int(ahead_sec > 0))
+    rounds.begin(sampler.sample(0))
+    found = []
+    for index in range(WARM_UP + args.rounds):
+        dist.barrier()
+        if ahead_sec:
+            rounds.average_ahead()
+            time.sleep(ahead_sec)
+        dist.barrier()
+        began, waited = time.perf_counter(), rounds.waited_sec
+        traffic = rounds.exchange(sampler.sample(index + 1))
+        found.append((time.perf_counter() - began, rounds.waited_sec - waited, traffic.sent))
+    return found[WARM_UP:]
+
+
+def slowest(of_workers: list[list[tuple[float, float, float]]], column: int) -> float:
+    """The median over rounds of the worker with the most."""
+    return median(max(of[column] for of in of_round) for of_round in zip(*of_workers, strict=True))
+
+
+def main() -> None:
+    """Measure, and print."""
+    args = parse_args()
+    print(describe_machine())
+    print(f'{args.arch}, {args.workers} workers, link {args.link}, codec {args.codec}; {args.rounds} rounds\n')
+    print(f'{"seconds ahead":>14}{"exchange, s":>14}{"waited in it, s":>18}{"MB sent":>10}')
+    try:
+        for ahead_sec in args.ahead_sec:
+            with ExitStack() as stack:
+                links = stack.enter_context(shaped_links(args.workers, args.link)) if args.link else []
+                backend = backend_of(args.device, args.workers)
+                found: list[Any] = run_workers(
+                    measure, args.workers, args, ahead_sec, backend=backend, links=links
+                )
+            seconds, waited, sent = (slowest(found, column) for column in range(3))
+            print(f'{ahead_sec:14.2f}{seconds:14.3f}{waited:18.3f}{sent / MB:10.1f}', flush=True)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f'benchmark_overlap.py: {error}')
+
+
+if __name__ == '__main__':
+    main()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 # modules that are None cannot be imported
@@ -43,3 +46,15 @@ def test_a_plain_pytorch_loop_trains_in_rounds_where_mmengine_is_not_installed()
     assert sorted(worker for worker, _ in accuracies) == ['0', '1']
     assert len({accuracy for _, accuracy in accuracies}) == 1
     assert float(accuracies[0][1]) > 0.9
+
+
+def test_the_notebook_runs_from_top_to_bottom(capsys: pytest.CaptureFixture):
+    cells = json.loads((ROOT / 'examples/resist.ipynb').read_text())['cells']
+    names: dict = {}
+    for cell in cells:
+        if cell['cell_type'] == 'code':
+            assert not cell['outputs'], 'kept without outputs, so that they cannot be out of date'
+            exec(''.join(cell['source']), names)
+    out = capsys.readouterr().out
+    assert '9 blocks of stage 3 are partitioned' in out
+    assert names['engine'].round == 2 and names['engine'].in_sync and names['losses'][-1] < names['losses'][0]

@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from ... import convert
 from ...config_hooks import ROUND_HOOKS
+from ...convert import read_config as read_whole_config
 from ...convert.build import build_to_look_at
 from ...models import partitioned_stages
 from .network_size import NetworkSize, PartSize
@@ -59,7 +59,7 @@ def read_config(path: str, image_size: tuple[int, int] | None = None) -> ConfigR
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a config, has no model, or the model cannot be built.
     """
-    cfg = convert.read_config(path)
+    cfg = read_whole_config(path)
     if 'model' not in cfg:
         raise ValueError(f'{path} has no model whose parameters could be counted')
     init_default_scope(cfg.get('default_scope', 'mmengine'))

@@ -75,7 +75,8 @@ def row_of(records: Records, method: str, link: str, iters: int, wanted: Sequenc
         link,
         tuple(run['key']['seed'] for run in runs),
         tuple(run['points'][-1][1] for run in runs),
-        *(total or (None, None)),
+        None if total is None else total[0],
+        None if total is None else total[1],
         reached,
     )
 

@@ -43,11 +43,12 @@ def _ddp(title: str, cost: str = 'data-parallel', lr_factor: float = 1.0, **opti
     return Method(title, partial(DataParallel, **options), costs, lr_factor, timed=lr_factor == 1)
 
 
-def _averaged(title: str, **options: bool) -> Method:
-    return Method(title, partial(Averaged, **options), averaged(**options), timed='warm_up' not in options)
+def _averaged(title: str, warm_up: bool = False, pairs: bool = False) -> Method:
+    build = partial(Averaged, warm_up=warm_up, pairs=pairs)
+    return Method(title, build, averaged(warm_up, pairs), timed=not warm_up)
 
 
-def _rounds(name: str, title: str, deals: bool = False, ours: bool = True, **options: dict) -> Method:
+def _rounds(name: str, title: str, deals: bool = False, ours: bool = True, **options: Any) -> Method:
     build = partial(Rounds, name=name, deals=deals, **options)
     return Method(title, build, rounds(name, deals, deals or 'codec' in options), ours=ours)
 

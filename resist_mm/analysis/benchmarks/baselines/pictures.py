@@ -31,7 +31,9 @@ def draw(rows: Sequence[Row], links: Sequence[str], accuracy: float, folder: Pat
         ValueError: If nothing reaches the accuracy on any of the links.
     """
     if all(row.reached[accuracy] is None for row in rows):
-        raise ValueError(f'--wanted {accuracy:g}: no method has reached this accuracy, so there is nothing to draw')
+        raise ValueError(
+            f'--wanted {accuracy:g}: no method has reached this accuracy, so there is nothing to draw'
+        )
     with readme_style():
         return _draw_time(rows, links, accuracy, folder) + _draw_bytes(rows, links, folder)
 

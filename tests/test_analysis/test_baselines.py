@@ -17,6 +17,7 @@ from resist_mm.analysis.benchmarks.baselines.command import iterations_for, meas
 from resist_mm.analysis.benchmarks.baselines.composition import row_of, seconds_of
 from resist_mm.analysis.benchmarks.baselines.costs import Pace, costs_until
 from resist_mm.analysis.benchmarks.baselines.methods import METHODS
+from resist_mm.analysis.benchmarks.baselines.pictures import draw
 from resist_mm.analysis.benchmarks.baselines.records import Records
 from resist_mm.analysis.benchmarks.baselines.running import Setup, loss_of
 from resist_mm.analysis.benchmarks.baselines.table import lines_of, rows_of
@@ -182,6 +183,14 @@ def test_seconds_to_an_accuracy_and_the_table(tmp_path):
     assert lines[2].split() == ['DDP', '45.00', '80', '67', '80', '67', '12.00']
     assert lines[3].split() == ['local', 'SGD', '61.00', '±', '1.41', '14', '7', '14', '7', '6.00']
     assert lines[-1].split() == ['DDP', '10mbit', '1', '20.00', '16.00', '+25.0%']
+    drawn = draw(rows, ['10mbit', '1gbit'], 40.0, tmp_path)
+    assert [path.name for path in drawn[::2]] == ['baselines_time.png', 'baselines_bytes.png']
+    text = drawn[1].read_text()
+    assert '1,000 Mbit/s' in text and '>80</text>' not in text and text.count('>67</text>') == 2
+    assert '>12.00</text>' in drawn[3].read_text()
+    nowhere = rows_of(records, ['10mbit'], 4, [99.0])
+    with pytest.raises(ValueError, match='--wanted 99: no method has reached'):
+        draw(nowhere, ['10mbit'], 99.0, tmp_path)
 
 
 def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):

@@ -120,6 +120,18 @@ def iterations_for(records: Records, name: str, link: str, pace: Pace) -> int | 
     return number
 
 
+def print_results(args: argparse.Namespace, records: Records, task: Task) -> None:
+    """Print the table of what is known, and draw it if that is wanted."""
+    rows = rows_of(records, args.links, task.iters, args.wanted)
+    print(f'{describe_machine()}\n{args.config}: {args.workers} workers, {task.iters} iterations of a batch of')
+    print(f'{task.batch_size} each, {task.pace.local_iters} a round; seconds of the run, and until an accuracy\n')
+    print('\n'.join(lines_of(records, rows, args.links, args.wanted)))
+    if args.plot is not None:
+        from .pictures import draw
+
+        draw(rows, args.links, args.wanted[-1], args.plot)
+
+
 def main() -> None:
     """Measure what is missing, and print."""
     args = parse_args()
@@ -132,15 +144,8 @@ def main() -> None:
             measure_seconds(args, records)
         if 'check' in args.measure:
             check(args, records, task)
-        rows = rows_of(records, args.links, task.iters, args.wanted)
+        print_results(args, records, task)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f'benchmark_baselines.py: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f'{describe_machine()}\n{args.config}: {args.workers} workers, {task.iters} iterations of a batch of')
-    print(f'{task.batch_size} each, {task.pace.local_iters} a round; seconds of the run, and until an accuracy\n')
-    print('\n'.join(lines_of(records, rows, args.links, args.wanted)))
-    if args.plot is not None:
-        from .pictures import draw
-
-        draw(rows, args.links, args.wanted[-1], args.plot)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
-from typing import Any
+from statistics import mean, median
 
-from .costs import Pace, costs_until
+from .costs import LOCAL, Pace, costs_until
 from .methods import METHODS
 from .records import Records
 
@@ -40,13 +39,22 @@ class Row:
 def seconds_of(records: Records, method: str, link: str, number: int, pace: Pace) -> tuple[float, float] | None:
     """Seconds and bytes of a run of so many iterations that ends with the whole model; None: a cost is missing."""
     counts = costs_until(METHODS[method].costs, number, pace)
-    costs: dict[str, Any] = {}
-    for record in records.all('seconds', link=link):
-        costs.update(record['costs'])
+    costs = costs_on(records, link)
     if counts.keys() - costs.keys():
         return None
     pairs = [(count, costs[cost]) for cost, count in counts.items()]
     return sum(n * of['seconds'] for n, of in pairs), sum(n * of['bytes'] for n, of in pairs)
+
+
+def costs_on(records: Records, link: str) -> dict[str, dict[str, float]]:
+    """Costs on a link; of an iteration without communication the median over all links, which cannot matter."""
+    found: dict[str, dict[str, float]] = {}
+    for record in records.all('seconds', link=link):
+        found.update(record['costs'])
+    everywhere = [record['costs'] for record in records.all('seconds')]
+    for cost in set(LOCAL) & found.keys():
+        found[cost] = dict(found[cost], seconds=median(of[cost]['seconds'] for of in everywhere if cost in of))
+    return found
 
 
 def row_of(records: Records, method: str, link: str, iters: int, wanted: Sequence[float]) -> Row | None:

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ['Costs', 'Pace', 'averaged', 'costs_until', 'data_parallel', 'rounds']
+__all__ = ['LOCAL', 'Costs', 'Pace', 'averaged', 'costs_until', 'data_parallel', 'rounds']
+
+LOCAL = ('local', 'sub-ResNet')  # iterations without communication
 
 
 @dataclass(frozen=True)

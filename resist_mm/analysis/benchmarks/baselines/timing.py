@@ -11,14 +11,13 @@ from typing import Any
 import torch.distributed as dist
 
 from ..shaped_links import sent_on_link
-from .costs import Pace
+from .costs import LOCAL, Pace
 from .task import Task
 
 __all__ = ['time_costs', 'time_run']
 
 ENOUGH_SEC = 3.0  # of a cost, all times together
 MOST, LEAST = 7, 3  # times, the first of which does not count
-LOCAL = ('local', 'sub-ResNet')
 AT_ONCE = 10  # iterations without communication: nobody waits, as in a round
 SOONEST = 2  # iterations before PowerSGD may begin
 

@@ -54,8 +54,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--workers', type=int, default=4, metavar='S', help='default: 4')
     parser.add_argument('--iters', type=int, help="of a run; default: the config's, whose schedule is stretched")
-    parser.add_argument('--interval', type=int, help='iterations between evaluations; default: a tenth of them')
-    parser.add_argument('--wanted', type=float, nargs='+', default=[50.0], help='accuracies in %%; default: 50')
+    parser.add_argument(
+        '--interval', type=int, help='iterations between evaluations, whole rounds; default: about a tenth of them'
+    )
+    parser.add_argument(
+        '--wanted',
+        type=float,
+        nargs='+',
+        default=[50.0],
+        help='accuracies in %%, the first for the picture; default: 50',
+    )
     parser.add_argument('--plot', type=Path, metavar='DIR', help='draw baselines_time and baselines_bytes there')
     args = parser.parse_args()
     for name in ('workers', 'iters', 'interval'):
@@ -76,7 +84,13 @@ def parse_args() -> argparse.Namespace:
 
 def measure_accuracy(args: argparse.Namespace, records: Records, task: Task) -> None:
     """Train what has not been trained, seed by seed."""
-    interval = args.interval or max(1, task.iters // 10)
+    local_iters = task.pace.local_iters
+    interval = args.interval or local_iters * max(1, round(task.iters / 10 / local_iters))
+    if interval % local_iters:
+        raise ValueError(
+            f'--interval {interval}: an evaluation ends a round, which would then be shorter than in training, so '
+            f'this must be a multiple of {local_iters}, the local_iters of {args.config}'
+        )
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
     known = [(r['key']['method'], r['key']['seed']) for r in records.all('accuracy', iters=task.iters)]
     runs = [run for run in todo if run not in known]
@@ -129,7 +143,7 @@ def print_results(args: argparse.Namespace, records: Records, task: Task) -> Non
     if args.plot is not None:
         from .pictures import draw
 
-        draw(rows, args.links, args.wanted[-1], args.plot)
+        draw(rows, args.links, args.wanted[0], args.plot)
 
 
 def main() -> None:

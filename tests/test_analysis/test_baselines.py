@@ -208,7 +208,7 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     task = Namespace(iters=4, pace=PACE)
     measure_accuracy(args, records, task)
     assert calls[0][4] == [('ddp', 0), ('ddp', 1)]
-    with pytest.raises(ValueError, match='--interval 3: .* multiple of 2'):
+    with pytest.raises(ValueError, match=r'--interval 3: .* multiple of 2'):
         measure_accuracy(Namespace(**{**vars(args), 'interval': 3}), records, task)
     records.add('accuracy', dict(method='ddp', seed=0, iters=4), {})
     assert [json.loads(line)['kind'] for line in path.read_text().splitlines()].count('accuracy') == 3

@@ -170,27 +170,30 @@ def recorded(folder):
 def test_seconds_to_an_accuracy_and_the_table(tmp_path):
     recorded(tmp_path)
     records = Records(tmp_path)  # from the file
-    row = row_of(records, 'local_sgd', '10mbit', 4, [50.0, 61.0])
+    row = row_of(records, 'local_sgd', '10mbit', 4, PACE, [50.0, 61.0])
     # 4 iterations and 2 exchanges; seed 0 reaches 50% half way between 7 and 14 s, seed 1 after 7 s
     assert (row.seconds, row.nbytes, row.accuracies) == (14.0, 6e9, (60.0, 62.0))
     assert row.reached == {50.0: pytest.approx((10.5 + 7) / 2), 61.0: None}
-    assert row_of(records, 'ddp', '10mbit', 4, [50.0]).reached == {50.0: None}
-    assert row_of(records, 'resist', '10mbit', 4, [50.0]) is None
+    assert row_of(records, 'ddp', '10mbit', 4, PACE, [50.0]).reached == {50.0: None}
+    assert row_of(records, 'resist', '10mbit', 4, PACE, [50.0]) is None
     assert seconds_of(records, 'resist', '10mbit', 4, PACE) is None
     assert iterations_for(records, 'ddp', '10mbit', PACE) == 1  # two would take 40 s
     assert iterations_for(records, 'local_sgd', '10mbit', PACE) == 6
     records.add('check', dict(method='ddp', link='10mbit'), dict(iterations=1, predicted=20.0, measured=16.0))
-    rows = rows_of(records, ['10mbit', '1gbit'], 4, [40.0])
+    rows = rows_of(records, ['10mbit', '1gbit'], 4, PACE, [40.0])
     lines = list(lines_of(records, rows, ['10mbit', '1gbit'], [40.0]))
     assert lines[2].split() == ['DDP', '45.00', '80', '67', '80', '67', '12.00']
-    assert lines[3].split() == ['local', 'SGD', '61.00', '±', '1.41', '14', '7', '14', '7', '6.00']
+    assert lines[4].split() == ['local', 'SGD', '61.00', '±', '1.41', '14', '7', '14', '7', '6.00']
+    assert 'exchange local_sgd                               5.000           5.000   3000.00' in lines
+    # timed, but not trained
+    assert lines[3].split()[-6:] == ['-', '80', '-', '80', '-', '12.00']
     assert lines[-1].split() == ['DDP', '10mbit', '1', '20.00', '16.00', '+25.0%']
     drawn = draw(rows, ['10mbit', '1gbit'], 40.0, tmp_path)
     assert [path.name for path in drawn[::2]] == ['baselines_time.png', 'baselines_bytes.png']
     text = drawn[1].read_text()
     assert '1,000 Mbit/s' in text and '>80</text>' not in text and text.count('>67</text>') == 2
     assert '>12.00</text>' in drawn[3].read_text()
-    nowhere = rows_of(records, ['10mbit'], 4, [99.0])
+    nowhere = rows_of(records, ['10mbit'], 4, PACE, [99.0])
     with pytest.raises(ValueError, match='--wanted 99: no method has reached'):
         draw(nowhere, ['10mbit'], 99.0, tmp_path)
 

@@ -136,7 +136,7 @@ def iterations_for(records: Records, name: str, link: str, pace: Pace) -> int | 
 
 def print_results(args: argparse.Namespace, records: Records, task: Task) -> None:
     """Print the table of what is known, and draw it if that is wanted."""
-    rows = rows_of(records, args.links, task.iters, args.wanted)
+    rows = rows_of(records, args.links, task.iters, task.pace, args.wanted)
     print(f'{describe_machine()}\n{args.config}: {args.workers} workers, {task.iters} iterations of a batch of')
     print(f'{task.batch_size} each, {task.pace.local_iters} a round; seconds of the run, and until an accuracy\n')
     print('\n'.join(lines_of(records, rows, args.links, args.wanted)))

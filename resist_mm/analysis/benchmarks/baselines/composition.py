@@ -10,7 +10,7 @@ from .costs import LOCAL, Pace, costs_until
 from .methods import METHODS
 from .records import Records
 
-__all__ = ['Row', 'row_of', 'seconds_of']
+__all__ = ['Row', 'costs_on', 'row_of', 'seconds_of']
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Row:
         method: Its name.
         link: The link.
         seeds: Seeds with which it was trained.
-        accuracies: In % at the end, by seed.
+        accuracies: In % at the end, by seed; empty if it was not trained.
         seconds: Of the whole run; None if a cost was not timed.
         nbytes: That all workers send in the run, on the link.
         reached: By accuracy in %: seconds, a mean over seeds; None if it was not reached with every seed.
@@ -57,27 +57,29 @@ def costs_on(records: Records, link: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def row_of(records: Records, method: str, link: str, iters: int, wanted: Sequence[float]) -> Row | None:
-    """What is known of a method on a link; None if it was not trained.
+def row_of(
+    records: Records, method: str, link: str, iters: int, pace: Pace, wanted: Sequence[float]
+) -> Row | None:
+    """What is known of a method on a link; None if it was neither trained nor timed.
 
     Args:
         records (Records): Of the comparison.
         method (str): Its name.
         link (str): The link.
         iters (int): Iterations of the runs.
+        pace (Pace): Of the runs.
         wanted (Sequence[float]): Accuracies in %.
     """
     runs = sorted(records.all('accuracy', method=method, iters=iters), key=lambda run: run['key']['seed'])
-    if not runs:
-        return None
-    pace = Pace(runs[0]['local_iters'], runs[0]['warm_up'])
     total = seconds_of(records, method, link, iters, pace)
+    if not runs and total is None:
+        return None
     reached: dict[float, float | None] = {}
     for accuracy in wanted:
         numbers = [iterations_to(run['points'], accuracy) for run in runs]
         of_seeds = [None if n is None else _between(records, method, link, n, pace) for n in numbers]
         known = [seconds for seconds in of_seeds if seconds is not None]
-        reached[accuracy] = mean(known) if len(known) == len(runs) else None
+        reached[accuracy] = mean(known) if known and len(known) == len(runs) else None
     return Row(
         method,
         link,

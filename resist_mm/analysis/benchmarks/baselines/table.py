@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
-from .composition import Row, row_of
+from .composition import Row, costs_on, row_of
+from .costs import Pace
 from .methods import METHODS
 from .records import Records
 
 __all__ = ['lines_of', 'rows_of']
 
-GB = 1e9
+MB, GB = 1e6, 1e9
 
 
-def rows_of(records: Records, links: Sequence[str], iters: int, wanted: Sequence[float]) -> list[Row]:
+def rows_of(records: Records, links: Sequence[str], iters: int, pace: Pace, wanted: Sequence[float]) -> list[Row]:
     """All that is known, by method and link."""
-    rows = [row_of(records, method, link, iters, wanted) for method in METHODS for link in links]
+    rows = [row_of(records, method, link, iters, pace, wanted) for method in METHODS for link in links]
     return [row for row in rows if row is not None]
 
 
@@ -34,6 +35,7 @@ def lines_of(
         nbytes = [row.nbytes for row in of_links.values() if row.nbytes is not None]
         sent = f'{mean(nbytes) / GB:8.2f}' if nbytes else f'{"-":>8}'
         yield f'{METHODS[method].title:38}{_accuracy(first.accuracies):>14}' + ''.join(cells) + sent
+    yield from _lines_of_costs(records, links)
     checks = records.all('check')
     if checks:
         yield ''
@@ -46,7 +48,22 @@ def lines_of(
         )
 
 
+def _lines_of_costs(records: Records, links: Sequence[str]) -> Iterator[str]:
+    of_links = {link: costs_on(records, link) for link in links}
+    names = dict.fromkeys(cost for costs in of_links.values() for cost in costs)
+    if names:
+        yield ''
+        yield f'{"seconds of":38}' + ''.join(f'{link:>16}' for link in links) + f'{"MB":>10}'
+    for name in names:
+        known = [costs.get(name) for costs in of_links.values()]
+        cells = [f'{"-":>16}' if of is None else f'{of["seconds"]:16.3f}' for of in known]
+        nbytes = mean(of['bytes'] for of in known if of is not None)
+        yield f'{name:38}' + ''.join(cells) + f'{nbytes / MB:10.2f}'
+
+
 def _accuracy(found: Sequence[float]) -> str:
+    if not found:
+        return '-'
     deviation = f' ± {stdev(found):.2f}' if len(found) > 1 else ''
     return f'{mean(found):.2f}{deviation}'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -52,19 +53,25 @@ def _draw_time(rows: Sequence[Row], links: Sequence[str], accuracy: float, folde
     _name(panels[0], names)
     known = [seconds for row in rows if (seconds := row.reached[accuracy]) is not None]
     panels[0].set_xlim(min(known) / 2, max(known) * ROOM)
-    panels[len(links) // 2].set_xlabel(f'seconds to {accuracy:g}% of test accuracy (no bar: not reached)')
+    panels[len(links) // 2].set_xlabel(
+        f'seconds to {accuracy:g}% of test accuracy, logarithmic (no bar: not reached or not known)'
+    )
     return save(figure, folder / 'baselines_time')
 
 
 def _draw_bytes(rows: Sequence[Row], links: Sequence[str], folder: Path) -> list[Path]:
-    sent = {row.method: row.nbytes / GB for link in links for row in rows if row.link == link and row.nbytes}
+    of_links: dict[str, list[float]] = {}
+    for row in rows:
+        if row.nbytes and row.link in links:
+            of_links.setdefault(row.method, []).append(row.nbytes / GB)
+    sent = {name: mean(values) for name, values in of_links.items()}  # packets differ a little
     names = sorted(sent, key=sent.__getitem__, reverse=True)
     figure = new_figure(0.8 + BAR * len(names))
     axes = figure.subplots()
     _bars(axes, names, [sent[name] for name in names], '{:.2f}')
     _name(axes, names)
     axes.set_xlim(min(sent.values()) / 2, max(sent.values()) * ROOM)
-    axes.set_xlabel('GB that all workers send in the run')
+    axes.set_xlabel('GB that all workers send in the run, logarithmic')
     return save(figure, folder / 'baselines_bytes')
 
 

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 
-from .group_timeout import group_timeout
 from .message import Payload
+from .process_group import group_timeout
 from .traffic import Traffic
 from .transport import Transport
 

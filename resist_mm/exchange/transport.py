@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .group_timeout import group_timeout
 from .mean import stage_mean
 from .message import Form, Payload
 from .plan import ExchangePlan, Transfer
+from .process_group import backend_for, group_timeout
 from .sharded_average import ShardedAverage
 from .traffic import Payloads, Traffic
 from .wire import WireBytes, all_reduce_bytes
@@ -53,7 +53,7 @@ class Transport:
         self.device, self._group = device, group
         self.rank = dist.get_rank() if distributed else 0
         self.num_workers = dist.get_world_size() if distributed else 1
-        backend = _backend_for(device) if distributed else ''
+        backend = backend_for(device) if distributed else ''
         self.waited_sec = 0.0
         self.through_host = backend == 'gloo' and device.type == 'cuda'
         self.ordered = backend == 'nccl' and self.num_workers > 1
@@ -324,18 +324,6 @@ class Transport:
     @staticmethod
     def _host_buffer(nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-
-
-def _backend_for(device: torch.device) -> str:
-    """The backend of the default process group for a device; a group may have several, as 'cpu:gloo,cuda:nccl'."""
-    config = dist.get_backend_config()
-    backends = dict(pair.split(':') for pair in config.split(','))
-    if device.type not in backends:
-        raise ValueError(
-            f'the process group has no backend for {device.type}, where the model is, but {config!r}: choose '
-            'one in init_process_group (env_cfg.dist_cfg.backend in a config)'
-        )
-    return backends[device.type]
 
 
 def _value(payload: Payload) -> Tensor:

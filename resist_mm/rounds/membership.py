@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from resist_mm.exchange.group_timeout import group_timeout
+from resist_mm.exchange.process_group import group_timeout
 
 from .broken_group import leave_group, stand_in
 from .store_answers import Heartbeat, StoreAnswers

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from resist_mm.exchange.group_timeout import group_timeout
+from resist_mm.exchange.process_group import group_timeout
 
 __all__ = ['LostWorker', 'enter', 'missing_workers_named']
 

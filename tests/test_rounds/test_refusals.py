@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from resist_mm.exchange import Codec, Form, Transport
-from resist_mm.exchange.transport import _backend_for
+from resist_mm.exchange.process_group import backend_for
 from resist_mm.models.partition import partitioned_stages
 from resist_mm.rounds import Engine, LocalSGD, ResIST
 from resist_mm.rounds.batch_norm import settle_buffers
@@ -138,9 +138,9 @@ def test_trying_a_codec_draws_no_random_number():
 )
 def test_the_backend_of_a_device(config, device, backend):
     with patch.object(dist, 'get_backend_config', return_value=config):
-        assert _backend_for(torch.device(device)) == backend
+        assert backend_for(torch.device(device)) == backend
         with pytest.raises(ValueError, match="no backend for meta, where the model is, but 'c"):
-            _backend_for(torch.device('meta'))
+            backend_for(torch.device('meta'))
 
 
 class OddBytes(Codec):

@@ -14,17 +14,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-__all__ = ['Link', 'check_links', 'enter_namespace', 'sent_on_link', 'shaped_links']
+__all__ = ['Link', 'bits_of', 'check_links', 'end_politely', 'enter_namespace', 'run_command', 'sent_on_link']
+__all__ += ['shaped_links']
 
 CLONE_NEWNET = 0x40000000
 INTERFACE = 'link0'
-RATE = re.compile(r'\d+(\.\d+)?[kmg]?bit')
+RATE = re.compile(r'(\d+(?:\.\d+)?)([kmg]?)bit')
+UNITS = {'': 1.0, 'k': 1e3, 'm': 1e6, 'g': 1e9}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ class Link:
     address: str
 
 
+def bits_of(rate: str) -> float:
+    """Bits in a second of a rate as tc writes it.
+
+    Raises:
+        ValueError: If it is written in another way, or is 0.
+    """
+    found = RATE.fullmatch(rate)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"--link {rate}: a rate is written as tc does, such as '1gbit' or '100mbit'")
+    return float(found[1]) * UNITS[found[2]]
+
+
 def check_links(rate: str) -> None:
     """Say what is missing for shaped links.
 
@@ -47,8 +61,7 @@ def check_links(rate: str) -> None:
         RuntimeError: If it is not Linux, not root, or a command is missing.
         ValueError: If the rate is not written as tc writes one.
     """
-    if RATE.fullmatch(rate) is None:
-        raise ValueError(f"--link {rate}: a rate is written as tc does, such as '1gbit' or '100mbit'")
+    bits_of(rate)
     if not sys.platform.startswith('linux'):
         raise RuntimeError(f'--link needs network namespaces, which are Linux only; this is {sys.platform}')
     for command in ('ip', 'tc'):
@@ -77,25 +90,42 @@ def shaped_links(num_workers: int, rate: str) -> Iterator[list[Link]]:
     check_links(rate)
     tag = f'rm{os.getpid()}'
     links = [Link(f'{tag}w{worker}', f'10.77.0.{worker + 1}') for worker in range(num_workers)]
+    with end_politely() as ending:
+        try:
+            run_command('ip', 'link', 'add', f'{tag}br', 'type', 'bridge')
+            run_command('ip', 'link', 'set', f'{tag}br', 'up')
+            for worker, link in enumerate(links):
+                _make(link, f'{tag}v{worker}', f'{tag}br', rate)
+            yield links
+        finally:
+            ending()
+            for worker, link in enumerate(links):
+                run_command('ip', 'link', 'del', f'{tag}v{worker}', check=False)
+                run_command('ip', 'netns', 'del', link.namespace, check=False)
+            run_command('ip', 'link', 'del', f'{tag}br', check=False)
+
+
+@contextmanager
+def end_politely() -> Iterator[Callable[[], None]]:
+    """Let a polite kill and a closed terminal end this process as Ctrl-C does.
+
+    Yields:
+        Callable: To be called when cleaning up begins: from then on nothing of that interrupts it.
+    """
     ends = (signal.SIGTERM, signal.SIGHUP)
     # nohup lets a closed terminal be ignored
     handled = [number for number in ends if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, _interrupt) for number in handled}
-    try:
-        _run('ip', 'link', 'add', f'{tag}br', 'type', 'bridge')
-        _run('ip', 'link', 'set', f'{tag}br', 'up')
-        for worker, link in enumerate(links):
-            _make(link, f'{tag}v{worker}', f'{tag}br', rate)
-        yield links
-    finally:
+
+    def ending() -> None:
         # a second Ctrl-C must not leave half of it
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in handled:
             signal.signal(number, signal.SIG_IGN)
-        for worker, link in enumerate(links):
-            _run('ip', 'link', 'del', f'{tag}v{worker}', check=False)
-            _run('ip', 'netns', 'del', link.namespace, check=False)
-        _run('ip', 'link', 'del', f'{tag}br', check=False)
+
+    try:
+        yield ending
+    finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -122,19 +152,19 @@ def sent_on_link() -> int:
 
 def _make(link: Link, outer: str, bridge: str, rate: str) -> None:
     shape = ('root', 'tbf', 'rate', rate, 'burst', '256kb', 'latency', '100ms')
-    _run('ip', 'netns', 'add', link.namespace)
-    _run('ip', 'link', 'add', outer, 'type', 'veth', 'peer', 'name', INTERFACE, 'netns', link.namespace)
-    _run('ip', 'link', 'set', outer, 'master', bridge, 'up')
+    run_command('ip', 'netns', 'add', link.namespace)
+    run_command('ip', 'link', 'add', outer, 'type', 'veth', 'peer', 'name', INTERFACE, 'netns', link.namespace)
+    run_command('ip', 'link', 'set', outer, 'master', bridge, 'up')
     inside = ('ip', '-n', link.namespace)
-    _run(*inside, 'addr', 'add', f'{link.address}/24', 'dev', INTERFACE)
-    _run(*inside, 'link', 'set', INTERFACE, 'addrgenmode', 'none', 'up')  # no IPv6
-    _run(*inside, 'link', 'set', 'lo', 'up')
+    run_command(*inside, 'addr', 'add', f'{link.address}/24', 'dev', INTERFACE)
+    run_command(*inside, 'link', 'set', INTERFACE, 'addrgenmode', 'none', 'up')  # no IPv6
+    run_command(*inside, 'link', 'set', 'lo', 'up')
     # what goes in at the outer end comes out inside, and the other way round
-    _run('tc', 'qdisc', 'add', 'dev', outer, *shape)
-    _run('tc', '-n', link.namespace, 'qdisc', 'add', 'dev', INTERFACE, *shape)
+    run_command('tc', 'qdisc', 'add', 'dev', outer, *shape)
+    run_command('tc', '-n', link.namespace, 'qdisc', 'add', 'dev', INTERFACE, *shape)
 
 
-def _run(*command: str, check: bool = True) -> None:
+def run_command(*command: str, check: bool = True) -> None:
     result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if check and result.returncode != 0:
         raise RuntimeError(f'{" ".join(command)} failed: {result.stderr.strip()}')

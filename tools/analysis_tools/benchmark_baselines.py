@@ -1,0 +1,11 @@
+"""Compare ResIST with other methods by seconds to an accuracy on slow links. See ``--help``."""
+
+import os.path as osp
+import sys
+
+sys.path.insert(0, osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))))
+
+from resist_mm.analysis.benchmarks.baselines import main
+
+if __name__ == '__main__':
+    main()

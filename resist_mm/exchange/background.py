@@ -67,15 +67,15 @@ class BackgroundAverage:
             Exception: Whatever has gone wrong in the background. The others are waiting for this worker then,
                 and notice as soon as it ends.
         """
-        if self._thread is None:
-            return Traffic()
-        began = time.perf_counter()
-        self._thread.join()
-        self._thread = None
-        self.waited_sec += time.perf_counter() - began
-        if self._error is not None:
+        if self._thread is not None:
+            began = time.perf_counter()
+            self._thread.join()
+            self._thread = None
+            self.waited_sec += time.perf_counter() - began
+        if self._error is not None:  # again, if this is called again: there is no result
             raise self._error
-        return self._traffic
+        traffic, self._traffic = self._traffic, Traffic()
+        return traffic
 
     def _run(
         self, payloads: Sequence[Payload], shares: Sequence[float] | None, ready: torch.cuda.Event | None

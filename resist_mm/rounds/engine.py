@@ -185,11 +185,13 @@ class Engine:
         if self.in_sync:
             self.begin_round()
         iterations, began = self.protocol.iterations(self.round, local_iters), now()
-        ahead = None if whole else self._due(iterations[self.rank], local_iters)
-        for done in range(iterations[self.rank]):
-            if done == ahead:
+        mine = iterations[self.rank]
+        ahead = None if whole else self._due(mine, local_iters)
+        for done in range(mine + 1):
+            if done == ahead:  # of a slow worker perhaps after all of its iterations
                 self.average_ahead(iterations)
-            train_one_iteration()
+            if done < mine:
+                train_one_iteration()
         self.protocol.trained(self.rank, self.round, iterations, now() - began)
         return self.exchange(whole)
 
@@ -254,10 +256,10 @@ class Engine:
         enter('exchange', self.round, waits=True)
         steps = self._steps
         self.assignment = old = self.protocol.weigh(dealt)
-        if self.protocol.speeds is not None:
-            self.protocol.speeds.agree(self.round, self._steps.guard)
         with steps.rolled_back_unless_accepted():
-            steps.wait_for_overlap(whole)
+            steps.wait_for_overlap(whole)  # before any other message
+            if self.protocol.speeds is not None:
+                self.protocol.speeds.agree(self.round, steps.guard)
             staged, left_out = steps.prepare(self.round, old, whole, complaint, whole and exact)
             traffic, finite = steps.carry_out(self.round, staged, whole)
             if not finite:
@@ -274,7 +276,7 @@ class Engine:
 
     def _due(self, iterations: int, local_iters: int) -> int | None:
         """After how many of its iterations a worker begins to average the shared part; None: at the end."""
-        if self._overlap is None:
+        if self._overlap is None or self._overlap.under_way:  # after an exchange that was refused
             return None
         return iterations_so_far(local_iters - self.overlap_iters, iterations, local_iters)
 

@@ -101,12 +101,13 @@ class ExchangeSteps:
 
     def carry_out(self, round_index: int, staged: StagedExchange, whole: bool) -> tuple[Traffic, bool]:
         """Transfer, and do whatever may still fail then; also says whether all results are finite."""
+        if self.overlap is not None:
+            self.overlap.used = True  # before anything may fail on one worker alone
         traffic = self.transport.run(staged.plan, staged, partial(self._means.of_block, staged))
         traffic.buffers += staged.nbytes + self.start.nbytes + self.parts.residual_bytes
         if self.overlap is not None:
             traffic += self.overlap.take_traffic()
             traffic.buffers += self.overlap.nbytes
-            self.overlap.used = True
         if self.recovery is not None:
             self.recovery.stage(staged, self.transport, whole)
         with self._last_vote(round_index) as vote:

@@ -120,7 +120,7 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
         the iterations with communication (``together_sec``; DDP only), bytes that this worker
         sent, and bytes that left it over its link. ``memory`` in bytes, the most of all rounds.
     """
-    build_classifier('preact_tiny', 10)  # imports what is imported when it is needed: that is no memory of training
+    build_classifier('preact_tiny', 10)  # what is imported only now is no memory of training
     before = _peak_bytes(None)
     trainee = Trainee(args, deal_blocks=protocol == 'resist')
     result = _train_ddp(args, trainee) if protocol == 'ddp' else _train_rounds(args, trainee)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resist_mm.builders import build_codec
 from resist_mm.exchange.background import BackgroundAverage
-from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, ResIST
+from resist_mm.rounds import Engine, ExchangeRefused, LocalSGD, LostWorker, ResIST
 from resist_mm.rounds.health import BadNumbers
 from resist_mm.rounds.staging import StagedExchange
 from tests.test_rounds.test_outer_step import SHARES, Unequal
@@ -246,6 +246,29 @@ def _broken() -> bool:
 
 def test_an_error_in_the_background_is_raised_in_the_exchange():
     assert run_workers(_broken, 2) == [True, True]
+
+
+def _left_alone() -> tuple[str, bool]:
+    engine = trained_engine(ResIST(min_blocks=2), overlap_iters=2)
+    engine.begin_round()
+    train(engine, 0)
+    error = ''
+    before = _shared(engine)
+    if dist.get_rank() == 0:
+        engine.average_ahead([4] * 2)
+        try:
+            engine.exchange()
+        except LostWorker as lost:
+            error = str(lost)
+    else:
+        dist.destroy_process_group()  # as the end of its process would
+    dist.barrier = dist.destroy_process_group = lambda *args, **kwargs: None  # run_workers ends with them
+    return error, torch.equal(_shared(engine), before)
+
+
+def test_a_worker_that_ends_while_the_average_is_on_its_way_is_missed():
+    (error, kept), _ = run_workers(_left_alone, 2, group_timeout_sec=15)
+    assert 'round 0, exchange: worker 1 is missing' in error and kept
 
 
 def _iterations() -> tuple[list[int], bool]:

@@ -72,11 +72,9 @@ def compile_blocks(model: nn.Module, compile_cfg: bool | dict | None) -> int:
             elif gate is not None and gate.compiled is None:  # inside the gate, which decides whether it runs
                 gate.compiled = call
             num_blocks += 1
-    if num_blocks:
-        message = f'compile: {num_blocks} residual blocks are compiled one by one, the rest of the model is not'
-    else:
-        message = 'compile: the model has no stages of residual blocks, so nothing of it is compiled'
-    print_log(message, logger='current')
+    which = f'{num_blocks} residual blocks are compiled one by one, the rest of the model is not'
+    nothing = 'the model has no stages of residual blocks, so nothing of it is compiled'
+    print_log(f'compile: {which if num_blocks else nothing}', logger='current')
     return num_blocks
 
 

@@ -93,54 +93,65 @@ def simulate_with_average(
     Returns:
         The parameters of the whole model after the last round, and their average.
     """
-    num_workers = len(batches)
-    taken = [0] * num_workers
+    num_workers, taken = len(batches), [0] * len(batches)
     velocity = {} if velocity is None else velocity
     velocity.update({name: torch.zeros_like(value) for name, value in weights.items() if name not in velocity})
     averages = {name: value.clone() for name, value in weights.items()}
     for round_index, assignment in enumerate(assignments):
+        left_out = (bad or {}).get(round_index, ())
         trained = []
         for worker in range(num_workers):
             blocks = assignment.blocks(worker)
             mine = [name for name in weights if _block_of(name) is None or _block_of(name) in blocks]
-            w = {name: weights[name].clone() for name in mine}
-            v = {name: velocity[name].clone() for name in mine}
+            w, v, a = ({name: of[name].clone() for name in mine} for of in (weights, velocity, averages))
             if own is not None:
                 zeros = {name: torch.zeros_like(value) for name, value in v.items() if is_own(name)}
                 v.update(zeros | own[worker])
-            a = {name: averages[name].clone() for name in mine}
             count = local_iters if counts is None else counts[round_index][worker]
+            for it in range(taken[worker], taken[worker] + count):
+                _iterate((w, v, a), batches[worker][it], blocks, lr, momentum, rate(it))
             taken[worker] += count
-            for it in range(taken[worker] - count, taken[worker]):
-                images, labels = batches[worker][it]
-                leaves = {name: value.clone().requires_grad_() for name, value in w.items()}
-                loss = F.cross_entropy(toy_logits(leaves, images, blocks, 1.0), labels)
-                grads = torch.autograd.grad(loss, list(leaves.values()))
-                for name, grad in zip(leaves, grads, strict=True):
-                    v[name] = momentum * v[name] + grad
-                    w[name] = w[name] - lr * v[name]
-                    a[name] = (1 - rate(it)) * a[name] + rate(it) * w[name]
             trained.append((w, v, a))
             if own is not None:
                 own[worker].clear()
-                if worker not in (bad or {}).get(round_index, ()):
-                    own[worker].update({name: value for name, value in v.items() if is_own(name)})
+                own[worker].update({} if worker in left_out else {n: t for n, t in v.items() if is_own(n)})
         for name in weights:
             holders = range(num_workers) if _block_of(name) is None else assignment.holders(_block_of(name))
-            holders = [worker for worker in holders if worker not in (bad or {}).get(round_index, ())]
-            if not holders:  # they stay as they are
-                velocity[name] = torch.zeros_like(weights[name])
-                continue
-            weights[name], velocity[name], averages[name] = (
-                torch.stack([trained[h][i][name] for h in holders]).mean(0)
-                if counts is None
-                else sum(counts[round_index][h] * trained[h][i][name] for h in holders)
-                / sum(counts[round_index][h] for h in holders)
-                for i in range(3)
-            )
-            if not keep_momentum:
+            holders = [worker for worker in holders if worker not in left_out]
+            if holders:  # if not, it stays as it is
+                count_of = None if counts is None else [counts[round_index][h] for h in holders]
+                weights[name], velocity[name], averages[name] = (
+                    _mean([trained[h][i][name] for h in holders], count_of) for i in range(3)
+                )
+            if not (holders and keep_momentum):
                 velocity[name] = torch.zeros_like(weights[name])
     return weights, averages
+
+
+def _mean(values: Sequence[Tensor], counts: Sequence[int] | None) -> Tensor:
+    if counts is None:
+        return torch.stack(list(values)).mean(0)
+    return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
+
+
+def _iterate(
+    state: tuple[Weights, Weights, Weights],
+    batch: Batch,
+    blocks: Collection[int],
+    lr: float,
+    momentum: float,
+    rate: float,
+) -> None:
+    """One iteration of a worker: changes its weights, momentum and moving average in place."""
+    w, v, a = state
+    images, labels = batch
+    leaves = {name: value.clone().requires_grad_() for name, value in w.items()}
+    loss = F.cross_entropy(toy_logits(leaves, images, blocks, 1.0), labels)
+    grads = torch.autograd.grad(loss, list(leaves.values()))
+    for name, grad in zip(leaves, grads, strict=True):
+        v[name] = momentum * v[name] + grad
+        w[name] = w[name] - lr * v[name]
+        a[name] = (1 - rate) * a[name] + rate * w[name]
 
 
 def _block_of(name: str) -> int | None:

@@ -165,6 +165,11 @@ def _make(link: Link, outer: str, bridge: str, rate: str) -> None:
 
 
 def run_command(*command: str, check: bool = True) -> None:
+    """Run a command without showing its output.
+
+    Raises:
+        RuntimeError: If it fails, with what it said; not if ``check`` is False.
+    """
     result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if check and result.returncode != 0:
         raise RuntimeError(f'{" ".join(command)} failed: {result.stderr.strip()}')

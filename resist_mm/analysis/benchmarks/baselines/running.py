@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ def loss_of(model: nn.Module, forward: Callable[..., Any], batch: Batch) -> Tens
     return forward(**data, mode='loss')['loss']
 
 
-class Running:
+class Running(ABC):
     """A method that trains a model. All workers must call the same methods in the same order.
 
     Seconds are put together from *costs*, see :mod:`.costs`, each of which can be timed alone.
@@ -57,9 +58,9 @@ class Running:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.model, self.optimizer = setup, setup.model, setup.optimizer
 
+    @abstractmethod
     def iterate(self, index: int, batch: Batch, whole: bool) -> None:
         """Iteration ``index``, from 0, with all its communication; ``whole``: the whole model is wanted then."""
-        raise NotImplementedError
 
     def compute(self, batch: Batch, forward: Callable[..., Any] | None = None) -> None:
         """Forward, backward and optimizer step."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-__all__ = ['backend_for', 'group_timeout']
+__all__ = ['backend_for', 'check_group_size', 'group_timeout']
 
 
 def group_timeout() -> timedelta:
@@ -29,3 +29,20 @@ def backend_for(device: torch.device) -> str:
             'one in init_process_group (env_cfg.dist_cfg.backend in a config)'
         )
     return backends[device.type]
+
+
+def check_group_size(num_workers: int) -> None:
+    """Refuse to go on in a group that is not the one of an engine any more.
+
+    Args:
+        num_workers (int): How many workers the engine has.
+
+    Raises:
+        RuntimeError: If there are others now.
+    """
+    now = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if now != num_workers:
+        raise RuntimeError(
+            f'this engine has {num_workers} workers, but there are {now} now, since another engine has lost some: '
+            'make a new engine for those that are left'
+        )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from resist_mm.exchange import ExchangePlan, Traffic, Transport
+from resist_mm.exchange.process_group import check_group_size
 from resist_mm.partition import Assignment
 
 from .bad_rounds import BadRounds
@@ -164,8 +165,7 @@ class ExchangeSteps:
     def rolled_back_unless_accepted(self) -> Iterator[None]:
         """If the body fails, everything is as before it, but for gradients that may be gone."""
         self._means.forget()
-        if self.recovery is not None:
-            self.recovery.membership.check_group()
+        check_group_size(self.transport.num_workers)
         try:
             yield
         except BaseException:

@@ -86,18 +86,6 @@ class Membership:
         """Stop the heartbeat."""
         self._beat.stop()
 
-    def check_group(self) -> None:
-        """Refuse to go on in a group that is not this one's.
-
-        Raises:
-            RuntimeError: If another engine has lost workers.
-        """
-        if dist.get_world_size() != len(self.numbers):
-            raise RuntimeError(
-                f'this engine has the workers {self.numbers}, but there are {dist.get_world_size()} now, since '
-                'another engine has lost some: make a new engine for those that are left'
-            )
-
     def accept(self, exchange: int) -> None:
         """All workers have all results of an exchange: it counts.
 

@@ -45,10 +45,11 @@ def check_overlap(
         return
     if local_iters is not None and overlap_iters >= local_iters:
         raise ValueError(f'{prefix}overlap_iters must be below local_iters={local_iters}, got {overlap_iters!r}')
+    random = 'codec.stochastic' if hasattr(codec, 'stochastic') else f'{type(codec).__name__}.is_random'
     for name, value, allowed in (
         ('bad_numbers', bad_numbers, 'stop'),
         ('on_worker_loss', on_worker_loss, 'stop'),
-        ('codec.stochastic', codec is not None and codec.is_random, False),
+        (random, codec is not None and codec.is_random, False),
     ):
         if value != allowed:
             raise ValueError(

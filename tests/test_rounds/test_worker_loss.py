@@ -234,8 +234,10 @@ def test_a_vote_that_fails_on_one_worker_alone_loses_nothing(vote: int):
             assert torch.equal(value, results[0]['weights'][weight])
 
 
-def _second_engine(number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Workers are lost in both of two engines; the first one is of no use afterwards."""
+def _second_engine(number: int) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """Workers are lost in both of two engines; the first one, and one that could not go on, are of no use then."""
+    model = _model()
+    stops = Engine(model, torch.optim.SGD(model.parameters(), lr=LR), ResIST(min_blocks=1))
     engines: list[Engine] = []
     made = Engine.__init__
 
@@ -245,10 +247,13 @@ def _second_engine(number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
     patch.object(Engine, '__init__', noted).start()
     found = [_train(number, hits, {}) for hits in ({0: ('training', 3)}, {3: ('training', 3)})]
-    engines[0].begin_round()
-    with pytest.raises(RuntimeError) as refused:
-        engines[0].exchange()
-    return found[0], str(refused.value), found[1]
+    refused = []
+    for engine in (stops, engines[0]):
+        engine.begin_round()
+        with pytest.raises(RuntimeError) as caught:
+            engine.exchange()
+        refused.append(str(caught.value))
+    return found[0], refused, found[1]
 
 
 def test_a_further_engine_knows_who_was_lost_before_it_was_made():
@@ -259,7 +264,8 @@ def test_a_further_engine_knows_who_was_lost_before_it_was_made():
         assert [(loss.lost, loss.left) for loss in second['losses']] == [((3,), (1, 2))]
         assert second['place'] == (rank, 2)
         assert all(torch.equal(w, results[1][2]['weights'][name]) for name, w in second['weights'].items())
-        assert 'this engine has the workers [1, 2, 3], but there are 2 now' in refused
+        for complaint, num_workers in zip(refused, (4, 3), strict=True):
+            assert f'this engine has {num_workers} workers, but there are 2 now' in complaint
 
 
 def test_speeds_are_agreed_anew():

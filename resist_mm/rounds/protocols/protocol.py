@@ -110,7 +110,8 @@ class RoundProtocol:
         """The assignment of the round that ends, with the weights that workers have in means.
 
         Where they trained different numbers of iterations, these are the weights: as batches are equally large,
-        every sample counts the same.
+        every sample counts the same. With ``overlap_iters`` it is called when the average begins, too, and should
+        give the same then.
         """
         iterations, self._iterations = self._iterations, None
         return assignment if iterations is None else assignment.weighted(iterations)
@@ -136,7 +137,7 @@ class RoundProtocol:
 
         Args:
             part (Part): The part, still with its old value, and with its ``reference`` if ``needs_reference``
-                is set.
+                is set. With ``overlap_iters`` the mean is of earlier values of the shared part.
             mean (Tensor): Its mean, of shape (numel,), to be changed in place. The exchange may still be rolled
                 back, so state of the protocol must not be updated before :meth:`commit`.
         """

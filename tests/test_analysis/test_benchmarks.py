@@ -50,6 +50,13 @@ def test_benchmark_exchange_prints_seconds_and_the_plan_s_bytes():
     assert found['bytes']['paper'] >= found['bytes']['resist']
 
 
+def test_benchmark_overlap_sends_the_same_bytes_ahead():
+    out = run_tool('analysis_tools/benchmark_overlap.py', *TINY, '--rounds', 1, '--ahead-sec', 0, 0.3)
+    off, ahead = ([float(number) for number in line.split()] for line in out.splitlines()[-2:])
+    assert (off[0], ahead[0]) == (0, 0.3) and off[3] == ahead[3] > 0
+    assert all(0 <= waited <= seconds for _, seconds, waited, _ in (off, ahead))
+
+
 def test_benchmark_training_measures_all_protocols(tmp_path):
     picture = tmp_path / 'training.png'
     found = json.loads(

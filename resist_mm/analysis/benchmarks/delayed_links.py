@@ -27,9 +27,8 @@ __all__ = ['Delayed', 'delayed_links', 'parse_link']
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x2, 0x1000, 0x4000
 OFFLOADS = 0x1 | 0x2  # checksums, and TCP segments that are joined
-HEAD = struct.Struct(
-    '<BBHHHH'
-)  # before every packet: flags, kind, length of headers, segment size, checksum's place
+# before every packet: flags, kind, length of headers, segment size, checksum's place
+HEAD = struct.Struct('<BBHHHH')
 HEADERS = 66  # bytes of Ethernet, IP and TCP before every segment
 LARGEST = 2**17
 QUEUE_SEC = 0.1  # what does not fit into the queue before a link is dropped, as tbf does

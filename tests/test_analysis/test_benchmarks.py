@@ -57,6 +57,13 @@ def test_benchmark_overlap_sends_the_same_bytes_ahead():
     assert all(0 <= waited <= seconds for _, seconds, waited, _ in (off, ahead))
 
 
+def test_benchmark_overlap_while_training():
+    tool = 'analysis_tools/benchmark_overlap.py'
+    line = run_tool(tool, *TINY, '--rounds', 1, '--ahead-sec', 0.3, '--train', '--batch-size', 2).splitlines()[-1]
+    _, seconds, _, _, iteration, share = (float(number.rstrip('%')) for number in line.split())
+    assert iteration > 0 and share == pytest.approx(100 * seconds / (50 * iteration), abs=0.6, rel=0.2)
+
+
 def test_benchmark_training_measures_all_protocols(tmp_path):
     picture = tmp_path / 'training.png'
     found = json.loads(

@@ -1,12 +1,17 @@
 """Measure for how long workers wait in an exchange, with and without ``overlap_iters``.
 
-Real processes, a real network and its engine, over links of a given rate. Iterations are not trained but slept:
-so a processor that workers share has the time that each would have on a machine of its own. The shared part is
-given ``--ahead-sec`` to travel before the round ends. Every worker measures its whole exchange, and what share of
-it waits for the shared part and in votes. Seconds are medians over rounds of the slowest worker.
+Real processes, a real network and its engine, over links of a given rate. The shared part is given
+``--ahead-sec`` to travel before the round ends. Every worker measures its whole exchange, and what share of it
+waits for the shared part and in votes. Seconds are medians over rounds of the slowest worker; what workers wait
+for a slower one to end its iterations is not counted.
+
+Iterations are slept: so a processor that workers share has the time that each would have on a machine of its own.
+With ``--train`` they are trained, so that averaging and training share it. Of each round only the last iterations
+are run; the last column takes 50 of them for a round.
 
 Examples:
     sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --ahead-sec 0 12
+    sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --ahead-sec 0 12 --train
     sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --codec c2 --ahead-sec 0 2
 """
 
@@ -19,17 +24,17 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from ...models import partitioned_stages
 from ...partition import PartitionSampler
-from ..named_networks import ARCHITECTURES, CODECS, DATASETS, build_classifier
-from .engine_rounds import EngineRounds
+from ..named_networks import ARCHITECTURES, CODECS
 from .shaped_links import shaped_links
-from .workers import add_worker_arguments, backend_of, describe_machine, device_of, run_workers
+from .training_rounds import Trainee
+from .workers import add_worker_arguments, backend_of, describe_machine, run_workers
 
 WARM_UP = 2
+ROUND_ITERS = 50
+LEAST_ITERS = 2  # that are trained before an exchange
 MB = 1e6
 
 
@@ -48,35 +53,52 @@ def parse_args() -> argparse.Namespace:
         default=[0.0],
         help='seconds between the start of the average and the exchange; 0: no overlap; default: 0',
     )
+    parser.add_argument('--train', action='store_true', help='train iterations instead of sleeping')
+    parser.add_argument('--batch-size', type=int, default=4, help='of a worker, with --train; default: 4')
+    parser.set_defaults(channels_last=False, bf16=False)
     args = parser.parse_args()
-    if args.workers < 2 or args.rounds < 1:
-        parser.error('--workers must be at least 2, and --rounds at least 1')
+    if args.workers < 2 or min(args.rounds, args.batch_size) < 1:
+        parser.error('--workers must be at least 2, and --rounds and --batch-size at least 1')
     return args
 
 
-def measure(args: argparse.Namespace, ahead_sec: float) -> list[tuple[float, float, float]]:
-    """In every worker: of each timed round, seconds of the exchange, those waited in it, and bytes sent."""
-    torch.manual_seed(0)
-    model = build_classifier(args.arch, DATASETS[ARCHITECTURES[args.arch].dataset].classes)
-    model.to(device_of(args.device, dist.get_rank()))
-    num_blocks = sum(stage.num_partitioned for stage in partitioned_stages(model).values())
-    sampler = PartitionSampler(num_blocks, dist.get_world_size(), args.min_blocks)
-    rounds = EngineRounds(model, CODECS[args.codec], overlap_iters=int(ahead_sec > 0))
+def measure(args: argparse.Namespace, ahead_sec: float) -> list[tuple[float, ...]]:
+    """In every worker, of each timed round: seconds of the exchange, those waited in it, bytes sent.
+
+    And the seconds of an iteration, 0 if none is trained.
+    """
+    trainee = Trainee(args, codec=CODECS[args.codec], overlap_iters=int(ahead_sec > 0))
+    rounds = trainee.rounds
+    sampler = PartitionSampler(rounds.num_blocks, dist.get_world_size(), args.min_blocks)
     rounds.begin(sampler.sample(0))
-    found = []
+    found: list[tuple[float, ...]] = []
     for index in range(WARM_UP + args.rounds):
         dist.barrier()
         if ahead_sec:
             rounds.average_ahead()
+        iteration_sec = 0.0
+        if args.train:
+            iteration_sec = _train_for(ahead_sec, trainee)
+        else:
             time.sleep(ahead_sec)
         dist.barrier()
         began, waited = time.perf_counter(), rounds.waited_sec
         traffic = rounds.exchange(sampler.sample(index + 1))
-        found.append((time.perf_counter() - began, rounds.waited_sec - waited, traffic.sent))
+        found.append((time.perf_counter() - began, rounds.waited_sec - waited, traffic.sent, iteration_sec))
     return found[WARM_UP:]
 
 
-def slowest(of_workers: list[list[tuple[float, float, float]]], column: int) -> float:
+def _train_for(seconds: float, trainee: Trainee) -> float:
+    """Train iterations; returns how long one takes."""
+    began, done = time.perf_counter(), 0
+    while done < LEAST_ITERS or time.perf_counter() - began < seconds:
+        trainee.iterate()
+        done += 1
+    trainee.synchronize()
+    return (time.perf_counter() - began) / done
+
+
+def slowest(of_workers: list[list[tuple[float, ...]]], column: int) -> float:
     """The median over rounds of the worker with the most."""
     return median(max(of[column] for of in of_round) for of_round in zip(*of_workers, strict=True))
 
@@ -86,7 +108,8 @@ def main() -> None:
     args = parse_args()
     print(describe_machine())
     print(f'{args.arch}, {args.workers} workers, link {args.link}, codec {args.codec}; {args.rounds} rounds\n')
-    print(f'{"seconds ahead":>14}{"exchange, s":>14}{"waited in it, s":>18}{"MB sent":>10}')
+    trained = f'{"iteration, s":>15}{f"of {ROUND_ITERS} iterations":>20}' if args.train else ''
+    print(f'{"seconds ahead":>14}{"exchange, s":>14}{"waited in it, s":>18}{"MB sent":>10}{trained}')
     try:
         for ahead_sec in args.ahead_sec:
             with ExitStack() as stack:
@@ -95,8 +118,9 @@ def main() -> None:
                 found: list[Any] = run_workers(
                     measure, args.workers, args, ahead_sec, backend=backend, links=links
                 )
-            seconds, waited, sent = (slowest(found, column) for column in range(3))
-            print(f'{ahead_sec:14.2f}{seconds:14.3f}{waited:18.3f}{sent / MB:10.1f}', flush=True)
+            seconds, waited, sent, iteration = (slowest(found, column) for column in range(4))
+            trained = f'{iteration:15.3f}{seconds / (ROUND_ITERS * iteration):20.1%}' if args.train else ''
+            print(f'{ahead_sec:14.2f}{seconds:14.3f}{waited:18.3f}{sent / MB:10.1f}{trained}', flush=True)
     except (RuntimeError, ValueError) as error:
         sys.exit(f'benchmark_overlap.py: {error}')
 

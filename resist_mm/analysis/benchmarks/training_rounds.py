@@ -25,7 +25,7 @@ from .engine_rounds import EngineRounds
 from .shaped_links import sent_on_link
 from .workers import device_of
 
-__all__ = ['compare_iterations', 'train']
+__all__ = ['Trainee', 'compare_iterations', 'train']
 
 LR = 1e-3
 
@@ -36,9 +36,17 @@ class Trainee:
     Args:
         args (argparse.Namespace): Of the command.
         deal_blocks (bool): Whether blocks are dealt out; if not, the whole model is shared.
+        codec (dict, optional): How messages are compressed. Defaults to None: fp32.
+        overlap_iters (int): See :class:`Engine`. Defaults to 0.
     """
 
-    def __init__(self, args: argparse.Namespace, deal_blocks: bool = True) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        deal_blocks: bool = True,
+        codec: dict | None = None,
+        overlap_iters: int = 0,
+    ) -> None:
         self.args = args
         self.device = device_of(args.device, dist.get_rank())
         data = DATASETS[ARCHITECTURES[args.arch].dataset]
@@ -46,7 +54,7 @@ class Trainee:
         self.layout = torch.channels_last if args.channels_last else torch.contiguous_format
         self.model: nn.Module = build_classifier(args.arch, data.classes)
         self.model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        self.rounds = EngineRounds(self.model, lr=LR, deal_blocks=deal_blocks)
+        self.rounds = EngineRounds(self.model, codec, LR, deal_blocks, overlap_iters)
         self.optimizer = self.rounds.optimizer
         generator = torch.Generator().manual_seed(dist.get_rank())
         size = (args.batch_size, 3, data.image_size, data.image_size)
@@ -118,7 +126,8 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
         dict: For every round: seconds of the iterations that were run without communication
         (``compute_sec``), of the exchange at the end (``exchange_sec``; DDP: none) or of
         the iterations with communication (``together_sec``; DDP only), bytes that this worker
-        sent, and bytes that left it over its link. ``memory`` in bytes, the most of all rounds.
+        sent, and bytes that left it over its link. ``memory`` in bytes, the most of all rounds; ``growth``
+        is how much more than at its beginning the process, or its GPU, uses during an exchange.
     """
     build_classifier('preact_tiny', 10)  # what is imported only now is no memory of training
     before = _peak_bytes(None)
@@ -142,7 +151,7 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     activations = trainee.activations()
     found: dict[str, list[float]] = {key: [] for key in ('compute_sec', 'exchange_sec', 'sent', 'link_bytes')}
     memories = [trainee.resident()]
-    buffers = 0
+    buffers = growth = peak = 0
     for index in range(args.rounds):
         found['compute_sec'].append(trainee.iterations(args.timed_iters)[0])
         sent = sent_on_link() if args.link else 0
@@ -151,15 +160,18 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
         def exchange(index: int = index, traffic: list[Traffic] = traffic) -> None:
             traffic.append(rounds.exchange(assign(index + 1)))
 
+        peak = max(peak, _peak_bytes(trainee.device))
+        held = _forget_peak(trainee.device)
         found['exchange_sec'].append(trainee.timed(exchange)[0])
+        growth = max(growth, _peak_bytes(trainee.device) - held)
         found['sent'].append(traffic[0].sent)
         found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
         buffers = max(buffers, traffic[0].buffers)
         trainee.iterate()
         memories.append(trainee.resident())
     memory = {key: max(memory[key] for memory in memories) for key in memories[0]}
-    peak = _peak_bytes(trainee.device)
-    return dict(found, memory=dict(memory, activations=activations, buffers=buffers, peak=peak))
+    peak = max(peak, _peak_bytes(trainee.device))
+    return dict(found, memory=dict(memory, activations=activations, buffers=buffers, growth=growth, peak=peak))
 
 
 def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
@@ -168,7 +180,7 @@ def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
         trainee.model, broadcast_buffers=False, gradient_as_bucket_view=True
     )
     trainee.iterate()
-    memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0)
+    memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0, growth=0)
     trainee.iterate()  # DDP rebuilds its buckets after the first iteration
     per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size()).sent
     found: dict[str, list[float]] = {
@@ -216,10 +228,19 @@ def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _peak_bytes(device: torch.device | None) -> int:
-    """The most memory that this process, or its GPU, has used so far; None: it uses now, in host memory."""
+    """The most memory that this process, or its GPU, has used since :func:`_forget_peak`; None: it uses now."""
     if device is None:
         pages = int(Path('/proc/self/statm').read_text().split()[1])
         return pages * resource.getpagesize()
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _forget_peak(device: torch.device) -> int:
+    """Measure peaks from here on (proc(5), clear_refs); returns what is used now, in bytes."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path('/proc/self/clear_refs').write_text('5')
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -24,6 +24,7 @@ from resist_mm.analysis.reproduce.report import seconds_of, write_report
 from resist_mm.analysis.reproduce.rows import ROWS, SETS, Row, rows_of
 from resist_mm.checkpoint import WorkDirInUse, lock_folder
 from resist_mm.hooks.cpu_seconds_hook import KEY as CPU_SECONDS
+from resist_mm.registry import HOOKS
 from tests import generated_sets
 from tests.test_configs import shrink
 from tests.test_tools.commands import ROOT
@@ -39,11 +40,13 @@ def test_all_rows_of_a_set_train_on_the_same_number_of_images(row: Row):
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     options = parser.parse_args(['--cfg-options', *as_options(row.all_options)]).cfg_options
     assert options == row.all_options, 'the command line says something else'
-    for key in row.options:  # what is overridden is there
+    for key in row.options:  # what is overridden is there, or an argument of the hook
         value = cfg
-        for part in key.split('.'):
+        for part in () if key.startswith('custom_hooks.') else key.split('.'):
             value = value[int(part)] if isinstance(value, list) else value[part]
     cfg.merge_from_dict(options)
+    for hook in cfg.get('custom_hooks', []):
+        HOOKS.build(hook)
     batch = cfg.train_dataloader.batch_size * row.workers
     assert cfg.randomness.seed == row.seed
     if row.results == 'voc':
@@ -53,6 +56,9 @@ def test_all_rows_of_a_set_train_on_the_same_number_of_images(row: Row):
         assert SHAPES_TRAIN % batch == 0 and cfg.train_cfg.max_epochs == 30
         return
     iters = cfg.train_cfg.max_iters
+    if row.results == 'options':
+        assert iters * batch == 153_600 and cfg.train_cfg.val_interval % cfg.custom_hooks[0].local_iters == 0
+        return
     assert iters * batch == 1_024_000
     assert (
         cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval

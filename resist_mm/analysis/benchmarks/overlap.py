@@ -7,7 +7,7 @@ for a slower one to end its iterations is not counted.
 
 Iterations are slept: so a processor that workers share has the time that each would have on a machine of its own.
 With ``--train`` they are trained, so that averaging and training share it. Of each round only the last iterations
-are run; the last column takes 50 of them for a round.
+are run; the last columns have the seconds of one that nothing disturbs, and the exchange's share of 50 of them.
 
 Examples:
     sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --ahead-sec 0 12
@@ -34,7 +34,7 @@ from .workers import add_worker_arguments, backend_of, describe_machine, run_wor
 
 WARM_UP = 2
 ROUND_ITERS = 50
-LEAST_ITERS = 2  # that are trained before an exchange
+UNDISTURBED_ITERS = 2  # of a round, before averaging begins
 MB = 1e6
 
 
@@ -74,28 +74,18 @@ def measure(args: argparse.Namespace, ahead_sec: float) -> list[tuple[float, ...
     found: list[tuple[float, ...]] = []
     for index in range(WARM_UP + args.rounds):
         dist.barrier()
+        iteration_sec = trainee.iterations(UNDISTURBED_ITERS)[0] / UNDISTURBED_ITERS if args.train else 0.0
         if ahead_sec:
             rounds.average_ahead()
-        iteration_sec = 0.0
-        if args.train:
-            iteration_sec = _train_for(ahead_sec, trainee)
-        else:
-            time.sleep(ahead_sec)
+            ends = time.perf_counter() + ahead_sec
+            while args.train and time.perf_counter() < ends:
+                trainee.iterate()
+            time.sleep(max(0.0, ends - time.perf_counter()))
         dist.barrier()
         began, waited = time.perf_counter(), rounds.waited_sec
         traffic = rounds.exchange(sampler.sample(index + 1))
         found.append((time.perf_counter() - began, rounds.waited_sec - waited, traffic.sent, iteration_sec))
     return found[WARM_UP:]
-
-
-def _train_for(seconds: float, trainee: Trainee) -> float:
-    """Train iterations; returns how long one takes."""
-    began, done = time.perf_counter(), 0
-    while done < LEAST_ITERS or time.perf_counter() - began < seconds:
-        trainee.iterate()
-        done += 1
-    trainee.synchronize()
-    return (time.perf_counter() - began) / done
 
 
 def slowest(of_workers: list[list[tuple[float, ...]]], column: int) -> float:

@@ -16,9 +16,12 @@ LINK_GBIT = 1.0
 HEADER = '<!-- Written by tools/analysis_tools/reproduce.py; the records beside it hold everything. -->'
 NOTE = (
     'All rows train on the same number of images. GB (decimal) are what all workers sent, each byte once; for '
-    'data-parallel training those of a ring all-reduce in every iteration, computed. CPU seconds are of the '
-    'worker with the most, for its training and exchanges: seconds on a clock mean little on a shared machine. '
-    'With several seeds: mean ± deviation.'
+    'data-parallel training those of a ring all-reduce in every iteration, computed. With several seeds: mean ± '
+    'deviation.'
+)
+CPU_NOTE = (
+    'CPU seconds are of the worker with the most, for its training and exchanges: seconds on a clock mean little '
+    'on a shared machine.'
 )
 TIME_NOTE = (
     f'Time in the pictures is modelled: the CPU seconds, measured, and what a worker has sent over a link of '
@@ -33,13 +36,21 @@ def write_report(results: str, out: Path) -> None:
         results (str): Of :data:`SETS`.
         out (Path): Its folder, which holds the records.
     """
-    from ..plots import plot_course
-
     records = read_records(results, out)
     if not records:
         return
-    first_metric, metric_name = next(iter(SETS[results].metrics.items()))
     lines = [HEADER, f'# {SETS[results].title}', '', *table_of(results, records), '', NOTE, '']
+    if SETS[results].drawn_course:
+        lines += [CPU_NOTE, '', *_draw_course(results, records, out), '', TIME_NOTE, '']
+    lines += [*_sheets(records, out), *_how(results, records)]
+    (out / 'README.md').write_text('\n'.join(lines).rstrip() + '\n')
+
+
+def _draw_course(results: str, records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:
+    """Draw the first metric by bytes and by time; returns the lines that show the pictures."""
+    from ..plots import plot_course
+
+    first_metric, metric_name = next(iter(SETS[results].metrics.items()))
     courses = [
         dict(
             label=record['label'],
@@ -50,13 +61,13 @@ def write_report(results: str, out: Path) -> None:
         )
         for record in records
     ]
+    lines = []
     for by, axis in (('gigabytes', 'GB sent by all workers'), ('minutes', 'minutes, modelled')):
-        stem = f'{"bytes" if by == "gigabytes" else "time"}'
+        stem = 'bytes' if by == 'gigabytes' else 'time'
         for suffix in ('png', 'svg'):
             plot_course(courses, by, axis, metric_name, SETS[results].title, str(out / f'by_{stem}.{suffix}'))
         lines.append(f'![{metric_name} by {stem}](by_{stem}.png)')
-    lines += ['', TIME_NOTE, '', *_sheets(records, out), *_how(results, records)]
-    (out / 'README.md').write_text('\n'.join(lines).rstrip() + '\n')
+    return lines
 
 
 def read_records(results: str, out: Path) -> list[dict[str, Any]]:
@@ -75,7 +86,9 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines of a table in Markdown, with one line for the seeds of a row together."""
     metrics = SETS[results].metrics
     header = ['run', 'seeds', *(f'{name}, end' for name in metrics.values())]
-    header += [f'{next(iter(metrics.values()))}, best', 'images', 'GB sent', 'CPU s of a worker']
+    header += [f'{next(iter(metrics.values()))}, best', 'images', 'GB sent']
+    has_cpu_sec = any(record['cpu_sec'] for record in records)
+    header += ['CPU s of a worker'] * has_cpu_sec
     classes = list(records[0]['ap_by_class']) if records and SETS[results].by_class else []
     lines = [header + [f'AP {name}' for name in classes]]
     for label in dict.fromkeys(record['label'] for record in records):
@@ -86,7 +99,7 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
         line.append(_mean([max(point[first] for point in record['course']) for record in of_label]))
         line.append(f'{of_label[0]["images"]:,}')
         line.append(_mean([record['bytes'] / 1e9 for record in of_label]))
-        line.append(_mean([record['cpu_sec'] or 0 for record in of_label], 0))
+        line += [_mean([record['cpu_sec'] or 0 for record in of_label], 0)] * has_cpu_sec
         line += [_mean([record['ap_by_class'][name] for record in of_label], 3) for name in classes]
         lines.append(line)
     lines.insert(1, ['---'] * len(lines[0]))

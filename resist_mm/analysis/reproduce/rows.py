@@ -24,7 +24,7 @@ class Row:
         workers: Number of workers.
         seed: Seed of the run.
         options: What is changed in the config, by key: ``--cfg-options``.
-        variant: What distinguishes rows of one protocol beside workers and seed, such as a loss; may be empty.
+        variant: What distinguishes rows of one protocol beside workers and seed, in words; may be empty.
     """
 
     results: str
@@ -38,7 +38,7 @@ class Row:
     @property
     def name(self) -> str:
         """Name of the row, of its work dir and of its files."""
-        variant = f'-{self.variant}' if self.variant else ''
+        variant = f'-{self.variant.replace(" ", "-")}' if self.variant else ''
         return f'{self.results}_{self.protocol}{variant}_{self.workers}workers_seed{self.seed}'
 
     @property
@@ -68,6 +68,7 @@ class ResultSet:
         metrics: The columns: key of a metric, and its name.
         by_class: Whether the average precision of each class is shown, too.
         draws: Whether detections are drawn.
+        drawn_course: Whether accuracy is drawn by bytes and by time; not of short runs, without CPU seconds.
     """
 
     title: str
@@ -75,6 +76,7 @@ class ResultSet:
     metrics: Mapping[str, str]
     by_class: bool = False
     draws: bool = False
+    drawn_course: bool = True
 
 
 DETECTION = {'pascal_voc/mAP': 'mAP', 'pascal_voc/loss': 'test loss'}
@@ -89,7 +91,33 @@ SETS = {
         {'pascal_voc/mAP': 'mAP'},  # the losses cannot be compared
         by_class=True,
     ),
+    'options': ResultSet(
+        'Options of ResIST on a part of CIFAR-10, 20,000 images',
+        'RESIST_MM_CIFAR10',
+        {'accuracy/top1': 'top-1, %'},
+        drawn_course=False,
+    ),
 }
+OUTER = {
+    'custom_hooks.0.outer.type': 'SGD',
+    'custom_hooks.0.outer.lr': 0.7,
+    'custom_hooks.0.outer.momentum': 0.9,
+    'custom_hooks.0.outer.nesterov': True,
+}
+TWO_BITS = {'custom_hooks.0.codec.type': 'changes', 'custom_hooks.0.codec.bits': 2}
+OWN_MOMENTUM = {'custom_hooks.0.keep_shared_momentum': True}
+OVERLAP = 'custom_hooks.0.overlap_iters'
+OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ('', {}),
+    ('outer step', OUTER),
+    ('2 bits', TWO_BITS),
+    ('own momentum', OWN_MOMENTUM),
+    ('own momentum and outer step', {**OWN_MOMENTUM, **OUTER}),
+    ('overlap 2', {OVERLAP: 2}),
+    ('overlap 5', {OVERLAP: 5}),
+    ('overlap 2 and outer step', {OVERLAP: 2, **OUTER}),
+    ('overlap 5 and outer step', {OVERLAP: 5, **OUTER}),
+)
 
 
 def _cifar10(protocol: str, workers: int, seed: int) -> Row:
@@ -118,6 +146,11 @@ def _shapes(loss: str) -> Row:
     return Row('shapes', 'resist', config, 2, 0, {'model.bbox_head.loss': loss}, variant=loss)
 
 
+def _options(protocol: str, variant: str, options: Mapping[str, Any], seed: int) -> Row:
+    config = f'cifar/small/preact-resnet-small_{protocol}_4xb32-1200i_cifar10.py'
+    return Row('options', protocol, config, 4, seed, {'model.backbone.init': 'torch', **options}, variant)
+
+
 ROWS = (
     _cifar10('resist', 4, 0),
     _cifar10('local-sgd', 4, 0),
@@ -132,6 +165,8 @@ ROWS = (
     _cifar10('local-sgd', 2, 0),
     _cifar10('local-sgd', 8, 0),
     *(_cifar10(protocol, 4, seed) for seed in (1, 2) for protocol in ('resist', 'local-sgd')),
+    *(_options('resist', variant, options, seed) for variant, options in OPTIONS for seed in range(3)),
+    *(_options('local-sgd', '', {}, seed) for seed in range(3)),
 )
 
 

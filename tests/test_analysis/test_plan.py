@@ -17,6 +17,7 @@ from resist_mm.analysis.cost.config_run import network_size
 from resist_mm.analysis.cost.counted_run import CountedRun
 from resist_mm.analysis.named_networks import CODECS
 from resist_mm.analysis.plan import Costs, LinkSpeed, Setting, Work, choose, command, settings_of
+from resist_mm.analysis.plan import trial as timing
 from resist_mm.analysis.plan.seconds import ddp_iteration_sec, exchange_sec
 from resist_mm.builders import build_codec
 from resist_mm.exchange import ExchangePlan
@@ -235,3 +236,14 @@ def test_lines_for_a_config_without_rounds_are_complete():
 )
 def test_the_command_says_what_is_wrong(plan_run, args: tuple, message: str):
     assert message in plan_run(*args)
+
+
+@pytest.mark.parametrize(
+    ('first_sec', 'number', 'expected'), [(0.5, 10, 10), (12, 10, 5), (600, 10, 2), (600, 1, 1)]
+)
+def test_fewer_iterations_are_timed_if_they_take_long(monkeypatch, first_sec: float, number: int, expected: int):
+    trial = object.__new__(timing.Trial)
+    trial.device = torch.device('cpu')
+    timed = []
+    monkeypatch.setattr(timing, 'timed', lambda action, number, device: timed.append(number) or first_sec)
+    assert trial.iteration_sec(number) == first_sec and timed == [1, expected]

@@ -31,6 +31,7 @@ NUMBERS = 2**18  # to time codecs with
 REPEATS = 5
 LINK_SECONDS = 5.0
 VOTES = 20
+FEWEST_ITERS, MOST_SEC = 2, 60.0  # that are timed; for how long, if that is more than the fewest
 
 
 class Trial:
@@ -71,9 +72,13 @@ class Trial:
             left -= kept
 
     def iteration_sec(self, number: int) -> float:
-        """Seconds of an iteration, a mean, after one that does not count; all workers train at the same time."""
-        self.iterate()
-        return timed(self.iterate, number, self.device)
+        """Seconds of an iteration, a mean, after one that does not count; all workers train at the same time.
+
+        Args:
+            number (int): Over how many iterations; fewer, but not below two, if they would take over a minute.
+        """
+        first = timed(self.iterate, 1, self.device)
+        return timed(self.iterate, min(number, max(FEWEST_ITERS, int(MOST_SEC / first))), self.device)
 
 
 def timed(action: Callable[[], Any], number: int, device: torch.device) -> float:

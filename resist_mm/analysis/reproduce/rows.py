@@ -38,7 +38,7 @@ class Row:
     @property
     def name(self) -> str:
         """Name of the row, of its work dir and of its files."""
-        variant = f'-{self.variant.replace(" ", "-")}' if self.variant else ''
+        variant = f'-{self.variant.replace(",", "").replace(" ", "-")}' if self.variant else ''
         return f'{self.results}_{self.protocol}{variant}_{self.workers}workers_seed{self.seed}'
 
     @property
@@ -117,6 +117,7 @@ OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ('overlap 5', {OVERLAP: 5}),
     ('overlap 2 and outer step', {OVERLAP: 2, **OUTER}),
     ('overlap 5 and outer step', {OVERLAP: 5, **OUTER}),
+    ('overlap 5, 2 bits and outer step', {OVERLAP: 5, **TWO_BITS, **OUTER}),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -98,6 +99,21 @@ def test_model_index_names_configs_that_exist():
     models = yaml.safe_load((ROOT / metafile).read_text())['Models']
     assert models
     assert all((ROOT / model['Config']).is_file() for model in models)
+
+
+def test_results_of_the_model_index_are_those_on_record():
+    (metafile,) = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    models = yaml.safe_load((ROOT / metafile).read_text())['Models']
+    records = [json.loads(path.read_text()) for path in (ROOT / 'docs/results').glob('*/*seed0.json')]
+    found = {model['Config']: model['Results'][0]['Metrics'] for model in models if 'Results' in model}
+    assert len(found) >= 3
+    for config, metrics in found.items():
+        ends = [record['course'][-1] for record in records if record['config'] == config]
+        known = {
+            'Top 1 Accuracy': [round(end.get('accuracy/top1', 0), 2) for end in ends],
+            'box AP': [round(100 * end.get('pascal_voc/mAP', 0), 1) for end in ends],
+        }
+        assert all(value in known[metric] for metric, value in metrics.items()), (config, metrics, known)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='needs tomllib')

@@ -78,6 +78,8 @@ class Trial:
             number (int): Over how many iterations; fewer, but not below two, if they would take over a minute.
         """
         first = timed(self.iterate, 1, self.device)
+        if dist.is_initialized():  # all workers the same number: an iteration may have collectives, as with SyncBN
+            first = _agreed(first)
         return timed(self.iterate, min(number, max(FEWEST_ITERS, int(MOST_SEC / first))), self.device)
 
 

@@ -12,10 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
-from resist_mm.analysis.benchmarks import cpu_quotas
+from resist_mm.analysis.benchmarks import cpu_quotas, training, training_rounds
 from resist_mm.analysis.benchmarks.exchange import check_bytes
 from resist_mm.analysis.benchmarks.exchange_rounds import WARM_UP
+from resist_mm.analysis.benchmarks.overlap import Round, line_of, lost_sec
 from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import PartitionSampler
 from tests.test_tools.commands import ROOT, run_tool, start_tool
@@ -59,9 +61,24 @@ def test_benchmark_overlap_sends_the_same_bytes_ahead():
 
 def test_benchmark_overlap_while_training():
     tool = 'analysis_tools/benchmark_overlap.py'
-    line = run_tool(tool, *TINY, '--rounds', 1, '--ahead-sec', 0.3, '--train', '--batch-size', 2).splitlines()[-1]
-    _, seconds, _, _, iteration, share = (float(number.rstrip('%')) for number in line.split())
-    assert iteration > 0 and share == pytest.approx(100 * seconds / (50 * iteration), abs=0.6, rel=0.2)
+    out = run_tool(tool, *TINY, '--rounds', 1, '--ahead-sec', 0, 0.5, '--train', '--batch-size', 2)
+    lines = ([float(number.rstrip('%')) for number in line.split()] for line in out.splitlines()[-2:])
+    for ahead_sec, seconds, _, _, iteration, ahead, lost, share in lines:
+        assert (ahead >= 1) == (ahead_sec > 0) == (lost != 0)
+        cost = seconds + lost
+        assert share == pytest.approx(100 * cost / (50 * iteration + cost), abs=0.2)
+
+
+def test_what_is_lost_beside_averaging_counts():
+    def of_worker(*ahead_sec: float, exchange_sec: float) -> list[Round]:
+        return [Round(exchange_sec, 0.5, 7_000_000, 2.0, 3, sec) for sec in ahead_sec]
+
+    workers = [of_worker(6, 7, 9, exchange_sec=1), of_worker(6, 6, 7.5, exchange_sec=3)]
+    assert lost_sec(workers[0]) == [0, 1, 3]
+    # the slowest in each round lose 0, 1 and 3 s, and exchange for 3: 4 of 100 + 4
+    waits = ['6.00', '3.000', '0.500', '7.0']
+    assert line_of(6, workers, trained=True).split() == [*waits, '2', '3', '1.000', '3.8%']
+    assert line_of(6, workers, trained=False).split() == waits
 
 
 def test_benchmark_training_measures_all_protocols(tmp_path):
@@ -90,11 +107,34 @@ def test_benchmark_training_measures_all_protocols(tmp_path):
     assert shared < memory['resist']['buffers'] <= shared + 3 * TINY_BLOCK_BYTES
     assert memory['resist']['buffers'] <= memory['resist']['gradients']
     assert memory['resist']['activations'] < memory['local_sgd']['activations']
+    assert memory['ddp']['growth'] is None and all(of['peak'] > 0 for of in memory.values())
+    growth = [memory[protocol]['growth'] for protocol in ('local_sgd', 'resist')]
+    assert all(isinstance(value, int) and value >= 0 for value in growth)
     assert found['protocols']['local_sgd']['bytes_per_round'] == pytest.approx(2 * whole)
     assert found['protocols']['ddp']['bytes_per_round'] == pytest.approx(4 * 2 * whole)
     assert found['protocols']['resist']['bytes_per_round'] < 2 * whole
     assert 0 < found['iterations']['flops_ratio'] < 1
     assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_peak_of_memory_is_forgotten():
+    cpu, size = torch.device('cpu'), 2**26
+    for _ in range(2):
+        assert training_rounds._forget_peak(cpu)
+        held = training_rounds._used_bytes(cpu)
+        assert training_rounds._peak_bytes(cpu) - held < size / 4
+        memory = torch.ones(size // 4)
+        del memory
+        assert training_rounds._peak_bytes(cpu) - held > size / 2
+
+
+def test_growth_is_unknown_where_peaks_are_not_forgotten(monkeypatch):
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, 'write_text', refuse)
+    assert not training_rounds._forget_peak(torch.device('cpu'))
+    assert training.most([None, None]) is None and training.most([None, 2, 1]) == 2
 
 
 @pytest.mark.parametrize('script', ['benchmark_training.py', 'benchmark_exchange.py'])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 
 from resist_mm.analysis.benchmarks.planned import compare
@@ -247,3 +249,22 @@ def test_fewer_iterations_are_timed_if_they_take_long(monkeypatch, first_sec: fl
     timed = []
     monkeypatch.setattr(timing, 'timed', lambda action, number, device: timed.append(number) or first_sec)
     assert trial.iteration_sec(number) == first_sec and timed == [1, expected]
+
+
+def _numbers_timed_by_a_worker() -> list[int]:
+    trial = object.__new__(timing.Trial)
+    trial.device = torch.device('cpu')
+    numbers: list[int] = []
+
+    def time_them(action: Callable, number: int, device: torch.device) -> float:
+        numbers.append(number)
+        return (4.0, 15.0)[dist.get_rank()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, 'timed', time_them)
+        trial.iteration_sec(20)
+    return numbers
+
+
+def test_all_workers_time_as_many_iterations_as_the_slowest():
+    assert run_workers(_numbers_timed_by_a_worker, 2) == [[1, 4]] * 2

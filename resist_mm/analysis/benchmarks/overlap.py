@@ -7,7 +7,9 @@ for a slower one to end its iterations is not counted.
 
 Iterations are slept: so a processor that workers share has the time that each would have on a machine of its own.
 With ``--train`` they are trained, so that averaging and training share it. Of each round only the last iterations
-are run; the last columns have the seconds of one that nothing disturbs, and the exchange's share of 50 of them.
+are run: some before averaging begins, of which the seconds of one are shown, and those trained beside it. By how
+much these are slower counts as lost. The last column is what averaging costs in all, what is lost and the
+exchange, as a share of a round of 50 iterations.
 
 Examples:
     sudo python tools/analysis_tools/benchmark_overlap.py --link 100mbit --ahead-sec 0 12
@@ -20,9 +22,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch.distributed as dist
 
@@ -34,7 +37,7 @@ from .workers import add_worker_arguments, backend_of, describe_machine, run_wor
 
 WARM_UP = 2
 ROUND_ITERS = 50
-UNDISTURBED_ITERS = 2  # of a round, before averaging begins
+UNDISTURBED_ITERS = 3  # of a round, before averaging begins
 MB = 1e6
 
 
@@ -62,35 +65,88 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def measure(args: argparse.Namespace, ahead_sec: float) -> list[tuple[float, ...]]:
-    """In every worker, of each timed round: seconds of the exchange, those waited in it, bytes sent.
+@dataclass
+class Round:
+    """What a worker measures in a round, in seconds and bytes.
 
-    And the seconds of an iteration, 0 if none is trained.
+    Attributes:
+        exchange_sec: The exchange.
+        waited_sec: Of it, what is waited for the shared part and in votes.
+        sent: Bytes that this worker has sent.
+        iteration_sec: An iteration that nothing disturbs; 0 if none is trained.
+        ahead: Iterations that are trained while the shared part is averaged.
+        ahead_sec: What those take.
     """
+
+    exchange_sec: float
+    waited_sec: float
+    sent: int
+    iteration_sec: float
+    ahead: int
+    ahead_sec: float
+
+
+def measure(args: argparse.Namespace, ahead_sec: float) -> list[Round]:
+    """Run rounds in a worker, and measure."""
     trainee = Trainee(args, codec=CODECS[args.codec], overlap_iters=int(ahead_sec > 0))
     rounds = trainee.rounds
     sampler = PartitionSampler(rounds.num_blocks, dist.get_world_size(), args.min_blocks)
     rounds.begin(sampler.sample(0))
-    found: list[tuple[float, ...]] = []
+    # NCCL must have nothing else in flight beside what is averaged in the background
+    group = dist.new_group(backend='gloo')
+    found = []
     for index in range(WARM_UP + args.rounds):
-        dist.barrier()
-        iteration_sec = trainee.iterations(UNDISTURBED_ITERS)[0] / UNDISTURBED_ITERS if args.train else 0.0
-        if ahead_sec:
-            rounds.average_ahead()
-            ends = time.perf_counter() + ahead_sec
-            while args.train and time.perf_counter() < ends:
-                trainee.iterate()
-            time.sleep(max(0.0, ends - time.perf_counter()))
-        dist.barrier()
+        dist.barrier(group)
+        undisturbed = trainee.iterations(UNDISTURBED_ITERS)[0] if args.train else 0.0
+        ahead, of_ahead = _average_ahead(trainee, ahead_sec, args.train) if ahead_sec else (0, 0.0)
+        dist.barrier(group)
         began, waited = time.perf_counter(), rounds.waited_sec
-        traffic = rounds.exchange(sampler.sample(index + 1))
-        found.append((time.perf_counter() - began, rounds.waited_sec - waited, traffic.sent, iteration_sec))
+        sent = int(rounds.exchange(sampler.sample(index + 1)).sent)
+        trainee.synchronize()
+        seconds = time.perf_counter() - began
+        waited = rounds.waited_sec - waited
+        found.append(Round(seconds, waited, sent, undisturbed / UNDISTURBED_ITERS, ahead, of_ahead))
     return found[WARM_UP:]
 
 
-def slowest(of_workers: list[list[tuple[float, ...]]], column: int) -> float:
+def _average_ahead(trainee: Trainee, seconds: float, trains: bool) -> tuple[int, float]:
+    """Begin to average, and train or sleep meanwhile; returns the iterations trained, and their seconds in all."""
+    began, done = time.perf_counter(), 0
+    trainee.rounds.average_ahead()
+    while trains and time.perf_counter() - began < seconds:
+        trainee.iterate()
+        trainee.synchronize()
+        done += 1
+    trained_sec = time.perf_counter() - began
+    time.sleep(max(0.0, began + seconds - time.perf_counter()))
+    return done, trained_sec
+
+
+def lost_sec(rounds: Sequence[Round]) -> list[float]:
+    """In each round of a worker, how much longer the iterations trained beside averaging take than others."""
+    iteration_sec = median(of.iteration_sec for of in rounds)
+    return [of.ahead_sec - of.ahead * iteration_sec if of.ahead else 0.0 for of in rounds]
+
+
+def slowest(of_workers: Sequence[Sequence[float]]) -> float:
     """The median over rounds of the worker with the most."""
-    return median(max(of[column] for of in of_round) for of_round in zip(*of_workers, strict=True))
+    return median(map(max, zip(*of_workers, strict=True)))
+
+
+def line_of(ahead_sec: float, of_workers: Sequence[Sequence[Round]], trained: bool) -> str:
+    """A row of the table."""
+
+    def of(key: str) -> float:
+        return slowest([[getattr(of_round, key) for of_round in rounds] for rounds in of_workers])
+
+    exchange_sec, iteration_sec = of('exchange_sec'), of('iteration_sec')
+    line = f'{ahead_sec:14.2f}{exchange_sec:14.3f}{of("waited_sec"):18.3f}{of("sent") / MB:10.1f}'
+    if not trained:
+        return line
+    lost = slowest([lost_sec(rounds) for rounds in of_workers])
+    cost = exchange_sec + lost
+    share = cost / (ROUND_ITERS * iteration_sec + cost)
+    return f'{line}{iteration_sec:15.4g}{of("ahead"):18.0f}{lost:10.3f}{share:13.1%}'
 
 
 def main() -> None:
@@ -98,19 +154,17 @@ def main() -> None:
     args = parse_args()
     print(describe_machine())
     print(f'{args.arch}, {args.workers} workers, link {args.link}, codec {args.codec}; {args.rounds} rounds\n')
-    trained = f'{"iteration, s":>15}{f"of {ROUND_ITERS} iterations":>20}' if args.train else ''
-    print(f'{"seconds ahead":>14}{"exchange, s":>14}{"waited in it, s":>18}{"MB sent":>10}{trained}')
+    header = f'{"seconds ahead":>14}{"exchange, s":>14}{"waited in it, s":>18}{"MB sent":>10}'
+    if args.train:
+        header += f'{"iteration, s":>15}{"iterations ahead":>18}{"lost, s":>10}{"of a round":>13}'
+    print(header)
     try:
         for ahead_sec in args.ahead_sec:
             with ExitStack() as stack:
                 links = stack.enter_context(shaped_links(args.workers, args.link)) if args.link else []
                 backend = backend_of(args.device, args.workers)
-                found: list[Any] = run_workers(
-                    measure, args.workers, args, ahead_sec, backend=backend, links=links
-                )
-            seconds, waited, sent, iteration = (slowest(found, column) for column in range(4))
-            trained = f'{iteration:15.3f}{seconds / (ROUND_ITERS * iteration):20.1%}' if args.train else ''
-            print(f'{ahead_sec:14.2f}{seconds:14.3f}{waited:18.3f}{sent / MB:10.1f}{trained}', flush=True)
+                found = run_workers(measure, args.workers, args, ahead_sec, backend=backend, links=links)
+            print(line_of(ahead_sec, found, args.train), flush=True)
     except (RuntimeError, ValueError) as error:
         sys.exit(f'benchmark_overlap.py: {error}')
 

@@ -85,8 +85,13 @@ def sum_up_protocol(args: argparse.Namespace, protocol: str, results: list[dict[
         images_per_sec=iters * args.workers * args.batch_size / (compute_sec + exchange_sec),
         bytes_per_round=exchanges * sum(sum(r['sent']) for r in results) / args.rounds,
         link_bytes_per_round=link_bytes if args.link else None,
-        memory={key: max(r['memory'][key] for r in results) for key in results[0]['memory']},
+        memory={key: most([r['memory'][key] for r in results]) for key in results[0]['memory']},
     )
+
+
+def most(values: list[int | None]) -> int | None:
+    """The largest of what is known."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def sum_up_iterations(results: list[dict[str, float]]) -> dict[str, float]:
@@ -155,7 +160,8 @@ def print_table(summary: dict[str, Any]) -> None:
     print('(per iteration, but for the rounds; bytes: all workers together, each once)')
     print('\nMB of a worker' + ''.join(f'{key:>13}' for key in summary['protocols']['ddp']['memory']))
     for name, found in summary['protocols'].items():
-        print(f'{NAMES[name]:14}' + ''.join(f'{nbytes / MB:13.1f}' for nbytes in found['memory'].values()))
+        cells = ('-' if value is None else f'{value / MB:.1f}' for value in found['memory'].values())
+        print(f'{NAMES[name]:14}' + ''.join(f'{cell:>13}' for cell in cells))
     print()
     for pair, ratio in summary['ratios'].items():
         print(f'{pair} seconds: {ratio:.3f}')

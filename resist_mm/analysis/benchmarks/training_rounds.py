@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -127,10 +126,11 @@ def train(args: argparse.Namespace, protocol: str) -> dict[str, Any]:
         (``compute_sec``), of the exchange at the end (``exchange_sec``; DDP: none) or of
         the iterations with communication (``together_sec``; DDP only), bytes that this worker
         sent, and bytes that left it over its link. ``memory`` in bytes, the most of all rounds; ``growth``
-        is how much more than at its beginning the process, or its GPU, uses during an exchange.
+        is how much more than at its beginning the process, or its GPU, uses during an exchange, None if there
+        is none or the system does not tell.
     """
     build_classifier('preact_tiny', 10)  # what is imported only now is no memory of training
-    before = _peak_bytes(None)
+    before = _used_bytes(torch.device('cpu'))
     trainee = Trainee(args, deal_blocks=protocol == 'resist')
     result = _train_ddp(args, trainee) if protocol == 'ddp' else _train_rounds(args, trainee)
     if trainee.device.type == 'cpu':
@@ -151,7 +151,8 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
     activations = trainee.activations()
     found: dict[str, list[float]] = {key: [] for key in ('compute_sec', 'exchange_sec', 'sent', 'link_bytes')}
     memories = [trainee.resident()]
-    buffers = growth = peak = 0
+    buffers = peak = 0
+    growth: int | None = 0
     for index in range(args.rounds):
         found['compute_sec'].append(trainee.iterations(args.timed_iters)[0])
         sent = sent_on_link() if args.link else 0
@@ -161,9 +162,12 @@ def _train_rounds(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
             traffic.append(rounds.exchange(assign(index + 1)))
 
         peak = max(peak, _peak_bytes(trainee.device))
-        held = _forget_peak(trainee.device)
+        if not _forget_peak(trainee.device):
+            growth = None
+        held = _used_bytes(trainee.device)
         found['exchange_sec'].append(trainee.timed(exchange)[0])
-        growth = max(growth, _peak_bytes(trainee.device) - held)
+        if growth is not None:
+            growth = max(growth, _peak_bytes(trainee.device) - held)
         found['sent'].append(traffic[0].sent)
         found['link_bytes'].append(sent_on_link() - sent if args.link else 0)
         buffers = max(buffers, traffic[0].buffers)
@@ -180,9 +184,10 @@ def _train_ddp(args: argparse.Namespace, trainee: Trainee) -> dict[str, Any]:
         trainee.model, broadcast_buffers=False, gradient_as_bucket_view=True
     )
     trainee.iterate()
-    memory = dict(trainee.resident(), activations=trainee.activations(), buffers=0, growth=0)
+    resident = trainee.resident()
+    memory = dict(resident, activations=trainee.activations(), buffers=0, growth=None)
     trainee.iterate()  # DDP rebuilds its buckets after the first iteration
-    per_iteration = all_reduce_bytes(memory['parameters'], dist.get_world_size()).sent
+    per_iteration = all_reduce_bytes(resident['parameters'], dist.get_world_size()).sent
     found: dict[str, list[float]] = {
         key: [] for key in ('compute_sec', 'exchange_sec', 'together_sec', 'sent', 'link_bytes')
     }
@@ -227,20 +232,36 @@ def compare_iterations(args: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def _peak_bytes(device: torch.device | None) -> int:
-    """The most memory that this process, or its GPU, has used since :func:`_forget_peak`; None: it uses now."""
-    if device is None:
-        pages = int(Path('/proc/self/statm').read_text().split()[1])
-        return pages * resource.getpagesize()
+def _used_bytes(device: torch.device) -> int:
+    """What this process, or its GPU, uses now."""
+    if device.type == 'cuda':
+        return torch.cuda.memory_allocated(device)
+    return _status_bytes('VmRSS')
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that this process, or its GPU, has used since :func:`_forget_peak`."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _status_bytes('VmHWM')
 
 
-def _forget_peak(device: torch.device) -> int:
-    """Measure peaks from here on (proc(5), clear_refs); returns what is used now, in bytes."""
+def _forget_peak(device: torch.device) -> bool:
+    """Measure peaks from here on; False where the system does not let this process do so."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    Path('/proc/self/clear_refs').write_text('5')
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return True
+    try:
+        Path('/proc/self/clear_refs').write_text('5')  # proc(5): resets VmHWM
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(key: str) -> int:
+    """A line of /proc/self/status, of Linux."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        name, _, value = line.partition(':')
+        if name == key:
+            return 1024 * int(value.split()[0])
+    raise RuntimeError(f'/proc/self/status has no line {key}')

@@ -3,8 +3,8 @@
 For each protocol, codec and length of a round. Seconds of an iteration are timed here, with the config's model and
 data, unless --iter-sec gives them. --link is the rate of the link of every worker, in both directions. With
 --measure all workers time iterations, at the same time, and their links instead: start the command as training
-would be started, on all machines, or it starts --workers processes on this one. That takes one or two minutes, or
-six iterations if those take longer.
+would be started, on all machines, or it starts --workers processes on this one. That takes one to three minutes,
+or six iterations if those take longer.
 
 Accuracy is not predicted. The setting to take is chosen so: of each protocol, the first whose communication takes
 at most --most-exchange of a round, fp32 before compressed, the config's length of a round before longer ones; of

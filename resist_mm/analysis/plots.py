@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 __all__ = ['plot_costs', 'plot_course', 'plot_losses', 'plot_training']
@@ -50,8 +51,7 @@ def plot_costs(rows: list[dict[str, Any]], title: str, names: dict[str, str], pa
     right.grid(alpha=0.3)
     right.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
     fig.suptitle(title)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    _save(fig, path)
 
 
 def _totals(axes: Axes, rows: list[dict[str, Any]], num_workers: int, names: dict[str, str]) -> None:
@@ -100,8 +100,7 @@ def plot_training(
         axes.set_ylabel(ylabel)
         axes.legend(fontsize='small')
     fig.suptitle(title)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    _save(fig, path)
 
 
 def plot_losses(losses: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
@@ -118,8 +117,7 @@ def plot_losses(losses: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         axis.set(title=name.replace('_', ' '), xlabel='round')
         axis.legend()
     axes[0].set_ylabel('loss of the whole network')
-    fig.savefig(path, bbox_inches='tight')
-    plt.close(fig)
+    _save(fig, str(path), bbox_inches='tight')
 
 
 def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str, title: str, path: str) -> None:
@@ -159,5 +157,12 @@ def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str
     axes.set(xscale='log', xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
-    fig.savefig(path, dpi=120)
+    _save(fig, path)
+
+
+def _save(fig: Figure, path: str, bbox_inches: str | None = None) -> None:
+    """Write and close a figure. The same picture gives the same file, as SVG too."""
+    metadata = {'Date': None} if path.endswith('.svg') else None
+    with plt.rc_context({'svg.hashsalt': 'resist_mm'}):
+        fig.savefig(path, dpi=120, bbox_inches=bbox_inches, metadata=metadata)
     plt.close(fig)

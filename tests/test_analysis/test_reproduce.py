@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,21 @@ def test_table_and_pictures_come_from_the_records_alone(tmp_path: Path):
     # 1 GB of each of four workers over 1 Gbit/s
     assert seconds_of(dict(workers=4), dict(bytes=4e9, cpu_sec=5.0)) == pytest.approx(13.0)
     assert set(SETS) >= {row.results for row in ROWS}
+    pictures = [(tmp_path / name).read_bytes() for name in ('by_bytes.svg', 'by_time.svg')]
+    write_report('cifar10', tmp_path)
+    assert pictures == [(tmp_path / name).read_bytes() for name in ('by_bytes.svg', 'by_time.svg')]
+
+
+@pytest.mark.parametrize('results', ['cifar10', 'options', 'shapes'])
+def test_the_report_in_the_documents_is_of_the_records_beside_it(results: str, tmp_path: Path):
+    documents = ROOT / 'docs/results' / results
+    for record in documents.glob('*.json'):
+        shutil.copy(record, tmp_path)
+    write_report(results, tmp_path)
+    report, pictures = (documents / 'README.md').read_text(), list(tmp_path.glob('by_*'))
+    assert (tmp_path / 'README.md').read_text() == report
+    assert sorted(path.name for path in pictures) == sorted(path.name for path in documents.glob('by_*'))
+    assert bool(pictures) == SETS[results].drawn_course
 
 
 def test_detections_are_tiled_in_their_order(tmp_path: Path):

@@ -109,7 +109,10 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
 def _mean(values: Sequence[float], digits: int | None = None) -> str:
     mean = statistics.mean(values)
     shown = f'{mean:.4g}' if digits is None else f'{mean:.{digits}f}'
-    return f'{shown} ± {statistics.stdev(values):.2g}' if len(values) > 1 else shown
+    if len(values) == 1:
+        return shown
+    deviation = statistics.stdev(values)
+    return f'{shown} ± {deviation:#.2g}' if 0 < deviation < 10 else f'{shown} ± {deviation:.0f}'
 
 
 def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:

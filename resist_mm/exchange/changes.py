@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .bits import PIECE, pack_bits, unpack_bits
+from .bits import PIECE, in_whole, pack_bits, piece_of, unpack_bits
 from .codec import Codec, Quantize
 
 __all__ = ['Changes']
@@ -93,48 +94,66 @@ class Changes(Codec):
         return sent * (self.bits + 8 + self._high_bits) + 8 * chunks
 
     def scratch_bytes(self, numel: int) -> int:
-        """Changes, magnitudes and codes; for the largest ones also their positions."""
+        """What a piece takes (on a GPU pieces are larger); for the largest changes magnitudes, codes and positions."""
         if self.share == 1:
-            return 17 * numel + 24 * PIECE
+            return 32 * min(numel, piece_of(self.chunk, torch.device('cpu')))
         return 12 * numel + 36 * -(-numel // self.chunk) * self._kept + 24 * PIECE
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Quantise the changes, or the largest ones."""
-        changes = tensor.float() if reference is None else tensor.float() - reference.float()
+        if self.share < 1:
+            return self._encode_largest(_changes(tensor, reference))
+        fields, scales = [], []
+        for new, old in self._pieces(tensor, reference):
+            codes, most = self._encode_all(_changes(new, old))
+            fields.append(pack_bits(codes, self.bits))
+            scales.append(_bytes_of(most))
+        return torch.cat(fields + scales)
+
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Add the changes to the reference."""
+        num_chunks = -(-out.numel() // self.chunk)
+        if self.share < 1:
+            changes = self._spread(message, num_chunks).view(-1)[: out.numel()]
+            out.copy_(changes if reference is None else changes.add_(reference))
+            return
+        packed, scales = message.split([-(-out.numel() // 8) * self.bits, 4 * num_chunks])
+        of_chunks = scales.clone().view(torch.float32).view(-1, 1)
+        size = piece_of(self.chunk, out.device)
+        levels = torch.arange(self._levels, device=out.device) + 0.5
+        signed = torch.cat([levels, -levels])  # by code: the middle of its level, in steps
+        fields = packed.split(size // 8 * self.bits), of_chunks.split(size // self.chunk)
+        for (new, old), field, most in zip(self._pieces(out, reference), *fields, strict=True):
+            codes = in_whole(unpack_bits(field, self.bits), self.chunk).view(-1, self.chunk)
+            levels = signed.index_select(0, codes.view(-1).int()).view_as(codes)
+            changes = levels.mul_(most / self._levels).view(-1)[: new.numel()]
+            new.copy_(changes if old is None else changes.add_(old))
+
+    def _pieces(self, tensor: Tensor, reference: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        pieces = tensor.split(piece_of(self.chunk, tensor.device))
+        return zip(pieces, repeat(None) if reference is None else reference.split(pieces[0].numel()), strict=False)
+
+    def _encode_all(self, changes: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes, in whole groups of eight, and where the scales of the chunks end."""
         padding = -changes.numel() % self.chunk
-        if padding:
-            changes = torch.cat([changes, changes.new_zeros(padding)])
-        chunks = changes.view(-1, self.chunk)
-        if self.share == 1:
-            lengths = torch.full_like(chunks[:, :1], self.chunk)
-            lengths[-1] -= padding
-            deviation = (chunks.square().sum(1, keepdim=True) / lengths).sqrt()
-            most = deviation * (STEPS[self.bits] * self._levels)
-            codes = self._codes(chunks, torch.zeros_like(most), most).view(-1)[: -(-tensor.numel() // 8) * 8]
-            return torch.cat([pack_bits(codes, self.bits), _bytes_of(most)])
+        chunks = in_whole(changes, self.chunk).view(-1, self.chunk)
+        lengths = torch.full_like(chunks[:, :1], self.chunk)
+        lengths[-1] -= padding
+        deviation = (chunks.square().sum(1, keepdim=True) / lengths).sqrt()
+        most = deviation * (STEPS[self.bits] * self._levels)
+        codes = self._codes(chunks, torch.zeros_like(most), most).view(-1)
+        return codes[: -(-changes.numel() // 8) * 8], most
+
+    def _encode_largest(self, changes: Tensor) -> Tensor:
+        chunks = in_whole(changes, self.chunk).view(-1, self.chunk)
         magnitudes, places = chunks.abs().topk(self._kept, dim=1)
         places = places.sort(1).values
         least, most = magnitudes[:, -1:], magnitudes[:, :1]
         codes = self._codes(chunks.gather(1, places), least, most)
-        fields = [pack_bits(_padded(codes), self.bits), _padded((places & 255).to(torch.uint8))]
+        fields = [pack_bits(in_whole(codes, 8), self.bits), in_whole((places & 255).to(torch.uint8), 8)]
         if self._high_bits:
-            fields.append(pack_bits(_padded((places >> 8).to(torch.uint8)), self._high_bits))
+            fields.append(pack_bits(in_whole((places >> 8).to(torch.uint8), 8), self._high_bits))
         return torch.cat([*fields, _bytes_of(least), _bytes_of(most)])
-
-    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
-        """Add the changes to the reference."""
-        numel, num_chunks = out.numel(), -(-out.numel() // self.chunk)
-        if self.share == 1:
-            packed, scales = message.split([-(-numel // 8) * self.bits, 4 * num_chunks])
-            most = scales.clone().view(torch.float32).view(-1, 1)
-            codes = torch.zeros(num_chunks * self.chunk, dtype=torch.uint8, device=out.device)
-            unpacked = unpack_bits(packed, self.bits)
-            codes[: unpacked.numel()] = unpacked
-            changes = self._numbers(codes.view(num_chunks, -1), torch.zeros_like(most), most)
-        else:
-            changes = self._spread(message, num_chunks)
-        changes = changes.view(-1)[:numel]
-        out.copy_(changes if reference is None else changes.add_(reference))
 
     def _spread(self, message: Tensor, num_chunks: int) -> Tensor:
         """The changes of a message that holds the largest ones, in their places."""
@@ -192,7 +211,5 @@ def _bytes_of(numbers: Tensor) -> Tensor:
     return numbers.contiguous().view(-1).view(torch.uint8)
 
 
-def _padded(codes: Tensor) -> Tensor:
-    """One-dimensional, in whole groups of eight."""
-    flat = codes.reshape(-1)
-    return torch.cat([flat, flat.new_zeros(-flat.numel() % 8)])
+def _changes(tensor: Tensor, reference: Tensor | None) -> Tensor:
+    return tensor.float() if reference is None else tensor.float() - reference.float()

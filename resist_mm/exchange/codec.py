@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from .bits import PIECE, pack_bits, unpack_bits
+from .bits import PIECE, in_whole, pack_bits, piece_of, unpack_bits
 
 __all__ = ['BF16', 'Codec', 'Quantize', 'TopK']
 
@@ -125,36 +125,42 @@ class Quantize(Codec):
         return -(-numel // 8) * self.bits + 8 * -(-numel // self.chunk)
 
     def scratch_bytes(self, numel: int) -> int:
-        """Padded numbers, levels, random numbers and codes; packing is done piece by piece."""
-        return (9 + 4 * self.stochastic) * numel + 24 * PIECE
+        """What a piece takes; on a GPU pieces are larger."""
+        return 32 * min(numel, piece_of(self.chunk, torch.device('cpu')))
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Quantise and pack."""
-        numel, num_chunks = tensor.numel(), -(-tensor.numel() // self.chunk)
-        padded = tensor.float()
-        if numel % self.chunk:
-            # padding with the last number does not change the chunk's range
-            filler = padded[-1:].expand(num_chunks * self.chunk - numel)
-            padded = torch.cat([padded, filler])
-        chunks = padded.view(num_chunks, self.chunk)
+        fields, zeros, steps = [], [], []
+        for piece in tensor.split(piece_of(self.chunk, tensor.device)):
+            codes, zero, step = self._encode_piece(piece.float())
+            fields.append(pack_bits(codes, self.bits))
+            zeros.append(zero.view(-1))
+            steps.append(step.view(-1))
+        return torch.cat([*fields, torch.cat(zeros + steps).view(torch.uint8)])
+
+    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
+        """Unpack and dequantise."""
+        num_chunks = -(-out.numel() // self.chunk)
+        packed, scales = message.split([-(-out.numel() // 8) * self.bits, 8 * num_chunks])
+        zeros, steps = scales.clone().view(torch.float32).view(2, num_chunks, 1)
+        size = piece_of(self.chunk, out.device)
+        fields = packed.split(size // 8 * self.bits), *(of.split(size // self.chunk) for of in (zeros, steps))
+        for piece, field, zero, step in zip(out.split(size), *fields, strict=True):
+            codes = in_whole(unpack_bits(field, self.bits), self.chunk)
+            piece.copy_(torch.addcmul(zero, codes.view(-1, self.chunk).float(), step).view(-1)[: piece.numel()])
+
+    def _encode_piece(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The codes, in whole groups of eight, the smallest number and the step of each chunk."""
+        numel, padding = numbers.numel(), -numbers.numel() % self.chunk
+        if padding:  # with the last number, which does not change the chunk's range
+            numbers = torch.cat([numbers, numbers[-1:].expand(padding)])
+        chunks = numbers.view(-1, self.chunk)
         zero, most = chunks.aminmax(dim=1, keepdim=True)
         step = (most - zero) / (2**self.bits - 1)
         levels = (chunks - zero).div_(step.clamp_min(torch.finfo(torch.float32).tiny))
         levels = levels.add_(torch.rand_like(levels)).floor_() if self.stochastic else levels.round_()
-        codes = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1)[: -(-numel // 8) * 8]
-        scales = torch.cat([zero.view(-1), step.view(-1)])
-        return torch.cat([pack_bits(codes, self.bits), scales.view(torch.uint8)])
-
-    def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
-        """Unpack and dequantise."""
-        numel, num_chunks = out.numel(), -(-out.numel() // self.chunk)
-        packed, scales = message.split([-(-numel // 8) * self.bits, 8 * num_chunks])
-        zero, step = scales.clone().view(torch.float32).view(2, num_chunks, 1)
-        codes = unpack_bits(packed, self.bits)
-        levels = torch.zeros(num_chunks * self.chunk, device=out.device)
-        levels[: codes.numel()] = codes.float()
-        numbers = torch.addcmul(zero, levels.view(num_chunks, self.chunk), step)
-        out.copy_(numbers.view(-1)[:numel])
+        codes = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1)
+        return codes[: -(-numel // 8) * 8], zero, step
 
 
 class TopK(Codec):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resist_mm.builders import build_codec
+from resist_mm.exchange.bits import PIECE, pack_bits, piece_of, unpack_bits
 from resist_mm.exchange.changes import Changes
 from resist_mm.exchange.codec import BF16, Codec, Quantize, TopK
 
@@ -104,6 +105,32 @@ def test_decoding_in_place_of_the_reference(codec):
     codec.decode(message, apart, reference)
     codec.decode(message, reference, reference)
     assert torch.equal(apart, reference)
+
+
+@pytest.mark.parametrize('codec', [Quantize(6), Quantize(8), Changes(2), Changes(5), Changes(3, chunk=24)])
+@pytest.mark.parametrize('more', [0, 1, 3000])
+def test_a_long_tensor_is_coded_as_its_chunks_are(codec: Quantize | Changes, more: int):
+    numel = 2 * piece_of(codec.chunk, torch.device('cpu')) + more
+    tensor, reference = torch.randn(2, numel, generator=torch.Generator().manual_seed(0))
+    reference = reference if codec.uses_reference else torch.zeros(numel)
+    few = 7 * codec.chunk  # no piece ends there
+    parts = [_through(codec, *both) for both in zip(tensor.split(few), reference.split(few), strict=True)]
+    assert torch.equal(_through(codec, tensor, reference), torch.cat(parts))
+
+
+@pytest.mark.parametrize('bits', range(1, 8))
+def test_bits_lie_side_by_side_the_first_number_lowest(bits: int):
+    codes = torch.randint(
+        2**bits, (2 * PIECE + 24,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    packed = pack_bits(codes, bits)
+    for start in (0, PIECE, 2 * PIECE, codes.numel() - 8):
+        number = int.from_bytes(bytes(packed[start * bits // 8 :][:bits].tolist()), 'little')
+        assert [number >> bits * i & 2**bits - 1 for i in range(8)] == codes[start : start + 8].tolist()
+    assert packed.numel() == codes.numel() // 8 * bits and torch.equal(unpack_bits(packed, bits), codes)
+    # as it is in a message: at an odd place
+    assert torch.equal(pack_bits(torch.cat([codes[:3], codes])[3:], bits), packed)
+    assert torch.equal(unpack_bits(torch.cat([packed[:3], packed])[3:], bits), codes)
 
 
 # mean square errors of the best uniform quantisers of normally distributed numbers (Max 1960, Table II)

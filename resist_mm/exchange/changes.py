@@ -94,7 +94,7 @@ class Changes(Codec):
         return sent * (self.bits + 8 + self._high_bits) + 8 * chunks
 
     def scratch_bytes(self, numel: int) -> int:
-        """What a piece takes (on a GPU pieces are larger); for the largest changes magnitudes, codes and positions."""
+        """What a piece takes, on a GPU a larger one; of the largest changes magnitudes, codes and positions."""
         if self.share == 1:
             return 32 * min(numel, piece_of(self.chunk, torch.device('cpu')))
         return 12 * numel + 36 * -(-numel // self.chunk) * self._kept + 24 * PIECE

@@ -163,9 +163,9 @@ ROWS = (
     _shapes('squared'),
     _cifar10('resist', 2, 0),
     _cifar10('resist', 8, 0),
+    *(_cifar10(protocol, 4, seed) for seed in (1, 2) for protocol in ('resist', 'local-sgd')),
     _cifar10('local-sgd', 2, 0),
     _cifar10('local-sgd', 8, 0),
-    *(_cifar10(protocol, 4, seed) for seed in (1, 2) for protocol in ('resist', 'local-sgd')),
     *(_options('resist', variant, options, seed) for variant, options in OPTIONS for seed in range(3)),
     *(_options('local-sgd', '', {}, seed) for seed in range(3)),
 )

@@ -18,12 +18,12 @@ from mmengine.config import Config, DictAction
 from PIL import Image
 
 from resist_mm.analysis.paper.commands import as_options
-from resist_mm.analysis.reproduce import running
-from resist_mm.analysis.reproduce.detections import COLUMNS, HEIGHT, WIDTH, tile
+from resist_mm.analysis.reproduce import detections, running
+from resist_mm.analysis.reproduce.detections import COLUMNS, HEIGHT, WIDTH, draw_detections, tile
 from resist_mm.analysis.reproduce.records import record_of, thinned_log, write_record
 from resist_mm.analysis.reproduce.report import seconds_of, write_report
 from resist_mm.analysis.reproduce.rows import ROWS, SETS, Row, rows_of
-from resist_mm.checkpoint import WorkDirInUse, lock_folder
+from resist_mm.checkpoint import WorkDirInUse, lock_folder, write_checkpoint
 from resist_mm.hooks.cpu_seconds_hook import KEY as CPU_SECONDS
 from resist_mm.registry import HOOKS
 from tests import generated_sets
@@ -236,16 +236,37 @@ def test_table_and_pictures_come_from_the_records_alone(tmp_path: Path):
     assert pictures == [(tmp_path / name).read_bytes() for name in ('by_bytes.svg', 'by_time.svg')]
 
 
-@pytest.mark.parametrize('results', ['cifar10', 'options', 'shapes'])
+@pytest.mark.parametrize('results', SETS)
 def test_the_report_in_the_documents_is_of_the_records_beside_it(results: str, tmp_path: Path):
     documents = ROOT / 'docs/results' / results
-    for record in documents.glob('*.json'):
-        shutil.copy(record, tmp_path)
+    for kept in [*documents.glob('*.json'), *documents.glob('*.jpg')]:
+        shutil.copy(kept, tmp_path)
     write_report(results, tmp_path)
     report, pictures = (documents / 'README.md').read_text(), list(tmp_path.glob('by_*'))
     assert (tmp_path / 'README.md').read_text() == report
     assert sorted(path.name for path in pictures) == sorted(path.name for path in documents.glob('by_*'))
     assert bool(pictures) == SETS[results].drawn_course
+
+
+def test_detections_of_the_last_checkpoint_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def draw(command: list[str], cwd: Path, **options: object) -> None:
+        assert command[1] == 'tools/test.py' and (cwd / command[1]).is_file() and Path(command[3]).is_file()
+        show_dir = cwd / command[command.index('--show-dir') + 1]  # as tools/test.py does
+        show_dir.mkdir(parents=True)
+        Image.new('RGB', (640, 240), 'lime').save(show_dir / '000001.png')
+
+    work_dir, out = tmp_path / 'work', tmp_path / 'out'
+    work_dir.mkdir()
+    out.mkdir()
+    row = rows_of(['voc'])[0]
+    assert draw_detections(row, work_dir, out) is None
+    checkpoint = dict(meta={}, state_dict=dict(weight=torch.ones(1)), message_hub={})
+    write_checkpoint(checkpoint, work_dir / 'epoch_1.pth')
+    monkeypatch.setattr(detections.subprocess, 'run', draw)
+    monkeypatch.chdir(tmp_path)
+    assert draw_detections(row, Path('work'), out) == out / f'{row.name}.jpg'
+    with Image.open(out / f'{row.name}.jpg') as sheet:
+        assert sheet.size == (COLUMNS * WIDTH, HEIGHT)
 
 
 def test_detections_are_tiled_in_their_order(tmp_path: Path):

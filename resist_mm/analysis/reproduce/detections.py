@@ -41,7 +41,7 @@ def draw_detections(row: Row, work_dir: Path, out: Path) -> Path | None:
     pictures = work_dir / 'test/pictures'
     shutil.rmtree(pictures, ignore_errors=True)
     command = [sys.executable, 'tools/test.py', f'configs/{row.config}', str(checkpoint.absolute())]
-    command += ['--work-dir', str((work_dir / 'test').absolute()), '--show-dir', '../pictures']
+    command += ['--work-dir', str((work_dir / 'test').absolute()), '--show-dir', str(pictures.absolute())]
     command += ['--cfg-options', f'test_dataloader.dataset.indices={NUM_TESTED}']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)

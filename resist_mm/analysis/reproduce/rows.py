@@ -111,6 +111,7 @@ OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ('', {}),
     ('outer step', OUTER),
     ('2 bits', TWO_BITS),
+    ('2 bits and outer step', {**TWO_BITS, **OUTER}),
     ('own momentum', OWN_MOMENTUM),
     ('own momentum and outer step', {**OWN_MOMENTUM, **OUTER}),
     ('overlap 2', {OVERLAP: 2}),

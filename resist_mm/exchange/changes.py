@@ -94,21 +94,24 @@ class Changes(Codec):
         return sent * (self.bits + 8 + self._high_bits) + 8 * chunks
 
     def scratch_bytes(self, numel: int) -> int:
-        """What a piece takes, on a GPU a larger one; of the largest changes magnitudes, codes and positions."""
+        """What a piece takes (on a GPU a larger one) and scales; or magnitudes, codes and positions."""
         if self.share == 1:
-            return 32 * min(numel, piece_of(self.chunk, torch.device('cpu')))
+            return 32 * min(numel, piece_of(self.chunk, torch.device('cpu'))) + 8 * -(-numel // self.chunk)
         return 12 * numel + 36 * -(-numel // self.chunk) * self._kept + 24 * PIECE
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Quantise the changes, or the largest ones."""
         if self.share < 1:
-            return self._encode_largest(_changes(tensor, reference))
-        fields, scales = [], []
-        for new, old in self._pieces(tensor, reference):
+            return self._encode_largest(in_whole(_changes(tensor, reference), self.chunk).view(-1, self.chunk))
+        size, packed_bytes = piece_of(self.chunk, tensor.device), -(-tensor.numel() // 8) * self.bits
+        message = torch.empty(self.message_bytes(tensor.numel()), dtype=torch.uint8, device=tensor.device)
+        fields, scales = message[:packed_bytes].split(size // 8 * self.bits), []
+        for (new, old), field in zip(self._pieces(tensor, reference), fields, strict=True):
             codes, most = self._encode_all(_changes(new, old))
-            fields.append(pack_bits(codes, self.bits))
-            scales.append(_bytes_of(most))
-        return torch.cat(fields + scales)
+            field.copy_(pack_bits(codes, self.bits))
+            scales.append(most)
+        message[packed_bytes:] = _bytes_of(torch.cat(scales))
+        return message
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
         """Add the changes to the reference."""
@@ -120,18 +123,20 @@ class Changes(Codec):
         packed, scales = message.split([-(-out.numel() // 8) * self.bits, 4 * num_chunks])
         of_chunks = scales.clone().view(torch.float32).view(-1, 1)
         size = piece_of(self.chunk, out.device)
-        levels = torch.arange(self._levels, device=out.device) + 0.5
-        signed = torch.cat([levels, -levels])  # by code: the middle of its level, in steps
+        middles = torch.arange(self._levels, device=out.device) + 0.5
+        middles = torch.cat([middles, -middles])  # by code: of its level, in steps, with the sign
         fields = packed.split(size // 8 * self.bits), of_chunks.split(size // self.chunk)
         for (new, old), field, most in zip(self._pieces(out, reference), *fields, strict=True):
             codes = in_whole(unpack_bits(field, self.bits), self.chunk).view(-1, self.chunk)
-            levels = signed.index_select(0, codes.view(-1).int()).view_as(codes)
-            changes = levels.mul_(most / self._levels).view(-1)[: new.numel()]
+            steps = middles.index_select(0, codes.view(-1).int()).view_as(codes)
+            changes = steps.mul_(most / self._levels).view(-1)[: new.numel()]
             new.copy_(changes if old is None else changes.add_(old))
 
     def _pieces(self, tensor: Tensor, reference: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        pieces = tensor.split(piece_of(self.chunk, tensor.device))
-        return zip(pieces, repeat(None) if reference is None else reference.split(pieces[0].numel()), strict=False)
+        if reference is not None and reference.shape != tensor.shape:
+            raise ValueError(f'a reference of shape {tuple(reference.shape)} for {tuple(tensor.shape)} numbers')
+        size = piece_of(self.chunk, tensor.device)
+        return zip(tensor.split(size), repeat(None) if reference is None else reference.split(size), strict=False)
 
     def _encode_all(self, changes: Tensor) -> tuple[Tensor, Tensor]:
         """The codes, in whole groups of eight, and where the scales of the chunks end."""
@@ -144,8 +149,7 @@ class Changes(Codec):
         codes = self._codes(chunks, torch.zeros_like(most), most).view(-1)
         return codes[: -(-changes.numel() // 8) * 8], most
 
-    def _encode_largest(self, changes: Tensor) -> Tensor:
-        chunks = in_whole(changes, self.chunk).view(-1, self.chunk)
+    def _encode_largest(self, chunks: Tensor) -> Tensor:
         magnitudes, places = chunks.abs().topk(self._kept, dim=1)
         places = places.sort(1).values
         least, most = magnitudes[:, -1:], magnitudes[:, :1]

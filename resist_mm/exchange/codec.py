@@ -125,18 +125,22 @@ class Quantize(Codec):
         return -(-numel // 8) * self.bits + 8 * -(-numel // self.chunk)
 
     def scratch_bytes(self, numel: int) -> int:
-        """What a piece takes; on a GPU pieces are larger."""
-        return 32 * min(numel, piece_of(self.chunk, torch.device('cpu')))
+        """What a piece takes (on a GPU pieces are larger), and the scales, twice."""
+        return 32 * min(numel, piece_of(self.chunk, torch.device('cpu'))) + 16 * -(-numel // self.chunk)
 
     def encode(self, tensor: Tensor, reference: Tensor | None = None) -> Tensor:
         """Quantise and pack."""
-        fields, zeros, steps = [], [], []
-        for piece in tensor.split(piece_of(self.chunk, tensor.device)):
+        size, packed_bytes = piece_of(self.chunk, tensor.device), -(-tensor.numel() // 8) * self.bits
+        message = torch.empty(self.message_bytes(tensor.numel()), dtype=torch.uint8, device=tensor.device)
+        zeros, steps = [], []
+        fields = message[:packed_bytes].split(size // 8 * self.bits)
+        for piece, field in zip(tensor.split(size), fields, strict=True):
             codes, zero, step = self._encode_piece(piece.float())
-            fields.append(pack_bits(codes, self.bits))
-            zeros.append(zero.view(-1))
-            steps.append(step.view(-1))
-        return torch.cat([*fields, torch.cat(zeros + steps).view(torch.uint8)])
+            field.copy_(pack_bits(codes, self.bits))
+            zeros.append(zero)
+            steps.append(step)
+        message[packed_bytes:] = torch.cat(zeros + steps).view(-1).view(torch.uint8)
+        return message
 
     def decode(self, message: Tensor, out: Tensor, reference: Tensor | None = None) -> None:
         """Unpack and dequantise."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import accumulate
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from resist_mm.builders import build_codec
 from resist_mm.exchange.bits import PIECE, pack_bits, piece_of, unpack_bits
@@ -118,6 +122,25 @@ def test_a_long_tensor_is_coded_as_its_chunks_are(codec: Quantize | Changes, mor
     assert torch.equal(_through(codec, tensor, reference), torch.cat(parts))
 
 
+@pytest.mark.parametrize(
+    'codec',
+    [Quantize(4), Quantize(8), Quantize(8, chunk=8), Changes(2), Changes(8), Changes(2, share=0.03), TopK()],
+)
+def test_coding_takes_no_more_memory_than_announced(codec: Codec):
+    numel = 8 * PIECE
+    tensor, reference, out = torch.randn(3, numel)
+    announced, message = codec.scratch_bytes(numel), codec.encode(tensor, reference)
+    assert _peak(lambda: codec.encode(tensor, reference)) <= announced + message.nbytes
+    assert _peak(lambda: codec.decode(message, out, reference)) <= announced
+
+
+def _peak(action: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        action()
+    events = profiler.profiler.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == '[memory]'))
+
+
 @pytest.mark.parametrize('bits', range(1, 8))
 def test_bits_lie_side_by_side_the_first_number_lowest(bits: int):
     codes = torch.randint(
@@ -194,3 +217,8 @@ def test_wrong_configs(cfg, message):
 
 def test_no_config_is_no_codec():
     assert build_codec(None) is None
+
+
+def test_a_reference_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r'reference of shape \(99,\) for \(100,\)'):
+        Changes(2).encode(torch.randn(100), torch.randn(99))

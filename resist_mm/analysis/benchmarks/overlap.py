@@ -74,8 +74,8 @@ class Round:
         waited_sec: Of it, what is waited for the shared part and in votes.
         sent: Bytes that this worker has sent.
         iteration_sec: An iteration that nothing disturbs; 0 if none is trained.
-        ahead: Iterations that are trained while the shared part is averaged.
-        ahead_sec: What those take.
+        ahead: Iterations that are trained beside averaging; the table has the worker with the most.
+        ahead_sec: What those take, with the start of averaging; 0 without.
     """
 
     exchange_sec: float
@@ -125,7 +125,7 @@ def _average_ahead(trainee: Trainee, seconds: float, trains: bool) -> tuple[int,
 def lost_sec(rounds: Sequence[Round]) -> list[float]:
     """In each round of a worker, how much longer the iterations trained beside averaging take than others."""
     iteration_sec = median(of.iteration_sec for of in rounds)
-    return [of.ahead_sec - of.ahead * iteration_sec if of.ahead else 0.0 for of in rounds]
+    return [of.ahead_sec - of.ahead * iteration_sec for of in rounds]
 
 
 def slowest(of_workers: Sequence[Sequence[float]]) -> float:

@@ -108,11 +108,11 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _mean(values: Sequence[float], digits: int | None = None) -> str:
     mean = statistics.mean(values)
-    shown = f'{mean:.4g}' if digits is None else f'{mean:.{digits}f}'
+    shown = f'{mean:.{digits}f}' if digits is not None else f'{mean:#.4g}' if mean < 1000 else f'{mean:.0f}'
     if len(values) == 1:
         return shown
     deviation = statistics.stdev(values)
-    return f'{shown} ± {deviation:#.2g}' if 0 < deviation < 10 else f'{shown} ± {deviation:.0f}'
+    return f'{shown} ± {deviation:#.2g}' if 0 < deviation < 9.95 else f'{shown} ± {deviation:.0f}'
 
 
 def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:

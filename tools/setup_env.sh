@@ -74,7 +74,8 @@ set_up() {
     { fits "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; } ||
         "$python" -m venv --clear "$VENV" || die "making .venv with $python $failed"
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check uv==0.13.9 || die "installing uv $failed"
-    export UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
+    # compiled at once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would do it again
+    export UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
     [ ! -e "$UNFINISHED" ] || again=--reinstall
     touch "$UNFINISHED"
     sync_packages $again || die "installing the packages $failed"

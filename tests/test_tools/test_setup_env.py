@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,12 @@ def bash(root: Path, command: str, **env: str) -> subprocess.CompletedProcess:
         text=True,
         timeout=30,
         check=False,
+        preexec_fn=hear_ctrl_c,
     )
+
+
+def hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background of a script ignore it
 
 
 def set_up(root: Path, *args: str, **env: str) -> subprocess.CompletedProcess:

@@ -59,7 +59,10 @@ CODECS: dict[str, dict] = dict(
     topk=dict(type='topk', share=0.25),
     topk_largest=dict(type='topk', share=0.25, new_holders='largest'),
     topk_error_feedback=dict(type='topk', share=0.1, error_feedback=True),
+    changes_2=dict(type='changes', bits=2),
+    changes_3_largest=dict(type='changes', bits=3, share=0.1),
 )
+OUTER = dict(type='SGD', lr=0.7, momentum=0.9, nesterov=True)
 CASES: dict[str, Case] = dict(
     resist_2=resist(2, min_blocks=0),
     resist_3=resist(3, min_blocks=0),
@@ -90,6 +93,16 @@ CASES: dict[str, Case] = dict(
         3, min_blocks=3, codec=CODECS['quantize_8'], momentum_restart_interval=None, bn='average'
     ),
     resist_warm_up_topk=resist(2, min_blocks=2, warmup_rounds=2, codec=CODECS['topk_error_feedback']),
+    resist_outer=resist(3, min_blocks=3, outer=OUTER),
+    resist_outer_blocks=resist(3, min_blocks=3, outer=dict(OUTER, blocks=True)),
+    resist_outer_changes=resist(3, min_blocks=3, outer=OUTER, codec=CODECS['changes_2']),
+    resist_own_momentum=resist(3, min_blocks=3, keep_shared_momentum=True),
+    resist_blocks=resist(3, blocks=[4, 2, 1]),
+    resist_overlap=resist(3, min_blocks=3, overlap_iters=1),
+    resist_overlap_outer_changes=resist(3, min_blocks=3, overlap_iters=1, outer=OUTER, codec=CODECS['changes_2']),
+    local_sgd_outer=local_sgd(3, outer=OUTER),
+    local_sgd_own_momentum=local_sgd(2, keep_shared_momentum=True),
+    local_sgd_overlap=local_sgd(3, overlap_iters=1),
     # who holds everything has the old value of everything: topk_largest is topk
     **{f'local_sgd_{name}': local_sgd(2, codec=codec) for name, codec in CODECS.items() if name != 'topk_largest'},
 )

@@ -6,7 +6,7 @@
 _base_ = ['./datasets/voc0712_448.py', 'mmdet::_base_/default_runtime.py']
 
 data_root = '{{$RESIST_MM_VOC:data/VOCdevkit/}}'
-size = (160, 160)
+image_size = (160, 160)
 model = dict(
     type='resist_mm.YOLOV2',
     data_preprocessor=dict(
@@ -49,13 +49,13 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='MinIoURandomCrop', min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
-    dict(type='Resize', scale=size, keep_ratio=False),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=size, keep_ratio=False),
+    dict(type='Resize', scale=image_size, keep_ratio=False),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

@@ -36,7 +36,7 @@ class HookedAverage:
     Args:
         hook (EMAHook): The hook, once its ``before_run`` has been called.
         model (nn.Module): The model that is trained, not its wrapper; it is whole.
-        bn_interval (int, optional): Statistics travel every so many rounds. None: never.
+        bn_interval (int, optional): Number of rounds after which statistics travel. None: never.
 
     Raises:
         ValueError: If the hook keeps something else than an averaged model of this model.

@@ -83,8 +83,8 @@ class RoundOptions(Hook):
             optimizer keeps of it) through exchanges: it is not sent, so that this costs no byte, and not cleared
             but when the model is made whole, which keeps a resumed run the same, or its round does not count.
             Momentum of blocks is as ``momentum_restart_interval`` says, which must not be None. Defaults to False.
-        overlap_iters (int): The shared part is averaged in the background during so many of the last iterations
-            of a round, and what a worker trains in them is added; see :class:`Overlap`. Defaults to 0: off.
+        overlap_iters (int): Number of iterations at the end of a round during which the shared part is averaged in
+            the background; what a worker trains in them is added; see :class:`Overlap`. Defaults to 0: off.
 
     Raises:
         ValueError: If an argument is out of range.

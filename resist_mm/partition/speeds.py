@@ -71,7 +71,7 @@ class Speeds:
         return Speeds(tuple(seconds), shared, known, tuple(measured))
 
     def iteration_sec(self, worker: int, hand: int) -> float:
-        """Seconds of an iteration of a worker that holds so many blocks."""
+        """Seconds of an iteration of a worker that holds a number of blocks."""
         return self.seconds[worker] * (self.shared + hand)
 
     def hands(self, num_blocks: int, min_blocks: int) -> list[int]:

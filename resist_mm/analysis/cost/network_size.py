@@ -33,7 +33,7 @@ class PartSize:
         return PartSize(self.weights + other.weights, self.others + other.others)
 
     def with_averages(self, count: int) -> PartSize:
-        """The same with so many moving averages of all parameters (EMA), which are never compressed."""
+        """The same with a number of moving averages of all parameters (EMA), which are never compressed."""
         return PartSize(self.weights, self.others + count * self.total)
 
     def message_bytes(self, codec: Codec | None = None) -> int:
@@ -67,6 +67,6 @@ class NetworkSize:
         return sum(self.blocks, self.shared)
 
     def with_averages(self, count: int) -> NetworkSize:
-        """What travels in rounds if so many moving averages of the weights are kept (an ``EMAHook`` each)."""
+        """What travels in rounds if a number of moving averages of the weights are kept (an ``EMAHook`` each)."""
         blocks = tuple(block.with_averages(count) for block in self.blocks)
         return replace(self, shared=self.shared.with_averages(count), blocks=blocks)

@@ -37,7 +37,7 @@ class Row:
 
 
 def seconds_of(records: Records, method: str, link: str, number: int, pace: Pace) -> tuple[float, float] | None:
-    """Seconds and bytes of a run of so many iterations that ends with the whole model; None: a cost is missing."""
+    """Seconds and bytes of a run of some length that ends with the whole model; None: a cost is missing."""
     counts = costs_until(METHODS[method].costs, number, pace)
     costs = costs_on(records, link)
     if counts.keys() - costs.keys():

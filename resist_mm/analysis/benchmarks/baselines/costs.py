@@ -64,7 +64,7 @@ def rounds(name: str, deals: bool, has_whole: bool) -> Costs:
 
 
 def costs_until(costs: Costs, number: int, pace: Pace) -> Counter[str]:
-    """How often each cost occurs in a run of so many iterations that ends with the whole model."""
+    """How often each cost occurs in a run of some length that ends with the whole model."""
     found: Counter[str] = Counter()
     for index in range(1, number + 1):
         found.update(costs(index, index == number, pace))

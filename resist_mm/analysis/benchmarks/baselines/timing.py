@@ -41,7 +41,7 @@ def time_costs(config: str, name: str) -> dict[str, dict[str, float]]:
 
 
 def time_run(config: str, name: str, iterations: int) -> float:
-    """Seconds of a run of so many iterations, until the whole model is there."""
+    """Seconds of a run of some length, until the whole model is there."""
     task = Task(config)
     running = task.start(name, seed=0)
     batch = task.random_batch()

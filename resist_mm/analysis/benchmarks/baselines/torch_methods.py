@@ -65,7 +65,7 @@ class Averaged(Running):
 
     Args:
         setup (Setup): The model and its optimizer.
-        warm_up (bool): Whether gradients are averaged first, for so many iterations as the learning rate rises
+        warm_up (bool): Whether gradients are averaged first, for as many iterations as the learning rate rises
             (``post_localSGD_hook``). Defaults to False.
         pairs (bool): Whether at the end of a round pairs of workers average, and only after every second one all
             do (``HierarchicalModelAverager``). Defaults to False.

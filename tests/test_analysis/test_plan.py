@@ -20,7 +20,7 @@ from resist_mm.analysis.cost.counted_run import CountedRun
 from resist_mm.analysis.named_networks import CODECS
 from resist_mm.analysis.plan import Costs, LinkSpeed, Setting, Work, choose, command, settings_of
 from resist_mm.analysis.plan import trial as timing
-from resist_mm.analysis.plan.seconds import ddp_iteration_sec, exchange_sec
+from resist_mm.analysis.plan.seconds import ahead_sec, ddp_iteration_sec, exchange_sec
 from resist_mm.builders import build_codec
 from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import Assignment
@@ -134,9 +134,64 @@ def test_a_sub_resnet_is_as_fast_as_its_largest_hand():
     assert of_resist.seconds - of_resist.exchange_sec == pytest.approx(10 * (0.5 - 3 * 0.05))
 
 
-def setting(protocol: str, codec: str, iters: int, share: float, iteration: float = 1.0) -> Setting:
+def test_overlap_hides_the_link_s_time_of_the_shared_part():
+    # a ring of two workers sends the 8,000 bytes of the shared part in 8 s
+    network = NetworkSize(PartSize(1900, 100), (PartSize(100), PartSize(100)))
+    run = run_of(network, ('none', 'c2'), min_blocks=1)
+    settings = settings_of(run, 2, [10, 40], COSTS, overlap_iters=[0, 2, 20])
+    of = {(s.protocol, s.codec, s.local_iters, s.overlap_iters): s for s in settings}
+    assert [key[2:] for key in of if key[:2] == ('resist', 'none')] == [
+        (10, 0),
+        (10, 2),
+        (40, 0),
+        (40, 2),
+        (40, 20),
+    ]
+    iteration = 0.5 - 0.05
+    for overlap, hidden in ((2, 2 * iteration), (20, 8.0)):
+        before, after = of['resist', 'none', 40, 0], of['resist', 'none', 40, overlap]
+        assert before.seconds - after.seconds == pytest.approx(hidden)
+        assert before.exchange_sec - after.exchange_sec == pytest.approx(hidden)
+        assert before.bytes == after.bytes and before.run_bytes == after.run_bytes
+    # 240 iterations, 6 rounds of which one ends the run with the whole model, which is averaged at its end
+    assert of['resist', 'none', 40, 0].run_seconds - of['resist', 'none', 40, 20].run_seconds == pytest.approx(
+        5 * 8
+    )
+    # all that travels of local SGD without a codec
+    assert of['local_sgd', 'none', 40, 20].exchange_sec == pytest.approx(4 * 0.01)
+    # work of the processor is not hidden: 2 bits and a scale for each chunk go in two steps, all else is a ring
+    costs = replace(COSTS, work=dict(c2=Work(encode=0.001, decode=0.001)))
+    before, after = (
+        s
+        for s in settings_of(run, 2, [40], costs, overlap_iters=[0, 20])
+        if s.codec == 'c2' and s.protocol == 'local_sgd'
+    )
+    assert after.exchange_sec > 0.001 * 2 * network.whole.weights > 0
+    assert before.exchange_sec - after.exchange_sec == pytest.approx(
+        ahead_sec(costs, network.whole, 2, build_codec(CODECS['c2']))
+    )
+
+
+def test_overlap_is_as_long_as_needed_and_short_against_a_round():
+    run = run_of(NetworkSize(PartSize(1000)))  # 4 s, 8 iterations
+    found = {
+        s.local_iters: s.overlap_iters for s in settings_of(run, 2, [5, 40, 200], COSTS) if s.protocol != 'ddp'
+    }
+    assert found == {5: 0, 40: 4, 200: 8}
+
+
+def test_codecs_that_round_at_random_have_no_overlap():
+    random = replace(
+        run_of(NetworkSize(PartSize(1000))), codecs=dict(random=dict(type='quantize', bits=4, stochastic=True))
+    )
+    assert {s.overlap_iters for s in settings_of(random, 2, [40], COSTS)} == {0}
+
+
+def setting(
+    protocol: str, codec: str, iters: int, share: float, iteration: float = 1.0, overlap: int = 0
+) -> Setting:
     seconds = iters * iteration / (1 - share)
-    return Setting(protocol, codec, iters, seconds, share * seconds, 0, None, None)
+    return Setting(protocol, codec, iters, seconds, share * seconds, 0, None, None, overlap)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +212,15 @@ def test_exact_settings_are_preferred(of_local_sgd: list, expected: tuple):
     faster = setting('resist', 'none', 50, 0.3, iteration=0.1)
     assert choose([*settings, faster], 50, list(NAMES)) is faster
     assert choose([*settings, faster], 50, ['c2', 'q6']) is faster, 'data-parallel training has none'
+
+
+def test_overlap_is_chosen_where_compression_is_not_enough():
+    exact, codec = setting('local_sgd', 'none', 50, 0.2), setting('local_sgd', 'c2', 50, 0.1)
+    ahead = setting('local_sgd', 'none', 50, 0.04, overlap=5)
+    longer = setting('local_sgd', 'none', 200, 0.01)
+    assert choose([longer, ahead, codec, exact], 50, list(NAMES)) is ahead
+    enough = setting('local_sgd', 'c2', 50, 0.03)
+    assert choose([longer, ahead, enough, exact], 50, list(NAMES)) is enough
 
 
 def test_predicted_bytes_that_are_not_sent_are_an_error():
@@ -190,9 +254,10 @@ def test_a_config_is_timed_and_planned(plan_run):
     costs = found['costs']
     assert costs['whole_sec'] > 0 and costs['block_sec'] >= 0 and set(costs['work']) == {*CODECS} - {'none'}
     assert costs['link']['rate'] == pytest.approx(1.25e9 * 1448 / 1514)
-    keys = {(s['protocol'], s['codec'], s['local_iters']) for s in found['settings']}
-    of_rounds = {(p, name, n) for p in ('resist', 'local_sgd') for name in CODECS for n in (2, 10, 40)}
-    assert keys == of_rounds | {('ddp', 'none', n) for n in (2, 10, 40)}
+    keys = {(s['protocol'], s['codec'], s['local_iters'], s['overlap_iters']) for s in found['settings']}
+    lengths = ((2, 0), (10, 0), (10, 1), (40, 0), (40, 1))  # iterations of a round, and of overlap
+    of_rounds = {(p, name, *n) for p in ('resist', 'local_sgd') for name in CODECS for n in lengths}
+    assert keys == of_rounds | {('ddp', 'none', n, 0) for n in (2, 10, 40)}
     assert (found['chosen']['codec'], found['chosen']['local_iters']) == ('none', 10)
 
 
@@ -217,6 +282,8 @@ def test_lines_for_a_config_without_rounds_are_complete():
     exec(command.as_config(run, setting('local_sgd', 'none', 20, 0.1)), found)
     assert found['model_wrapper_cfg'] == dict(type='resist_mm.LocalModel')
     assert found['custom_hooks'] == [dict(type='resist_mm.LocalSGDHook', local_iters=20)]
+    exec(command.as_config(run, setting('resist', 'none', 20, 0.1, overlap=2)), found)
+    assert found['custom_hooks'][0]['overlap_iters'] == 2
     exec(command.as_config(run, setting('ddp', 'none', 20, 0.1)), found)
     ddp = Config.fromfile(ROOT / 'configs/_base_/protocols/ddp.py')
     assert found['model_wrapper_cfg'] == ddp.model_wrapper_cfg
@@ -232,6 +299,7 @@ def test_lines_for_a_config_without_rounds_are_complete():
         (('--link', '1gbit', '--measure'), 'not both'),
         (('--link', '1gbit', '--workers', 1), 'nobody to communicate with'),
         (('--link', '1gbit', '--iter-sec', 0), '--iter-sec must be above 0'),
+        (('--link', '1gbit', '--overlap-iters', -1), '--overlap-iters must be at least 0'),
         (('--link', '1gbit', '--iter-sec', 1, 2, 3), 'one or two numbers, got 3'),
         (('--link', '1gbit', '--iter-sec', 1, '--workers', 2, '--min-blocks', 7), '7'),
     ],

@@ -144,6 +144,39 @@ def test_an_exchange_that_fails_on_one_worker_changes_nothing_on_any(step):
         assert all(_equal(parameters[0], other) for other in parameters)
 
 
+def _refused_after_agreeing_on_speeds() -> tuple:
+    protocol = ResIST(min_blocks=1, blocks='by_speed')
+    protocol.speed_interval = 1
+    engine = _engine(protocol)
+    engine.begin_round()
+    _train(engine, 0)
+    protocol.speeds.measured = (10, (1.0, 2.0, 8.0)[engine.rank], 20)  # iterations, their seconds, blocks held
+    before = _values(engine)
+    with pytest.raises((MemoryError, ExchangeRefused)):
+        if engine.rank == 1:
+            with patch.object(StagedExchange, '_stage', side_effect=MemoryError('no room')):
+                engine.exchange()
+        else:
+            engine.exchange()
+    kept = _equal(before, _values(engine)) and engine.round == 0
+    speeds = protocol.speeds.state_dict()
+    engine.exchange()
+    hands = [len(engine.assignment.blocks(worker)) for worker in range(WORKERS)]
+    same = protocol.speeds.state_dict() == speeds
+    engine.make_whole()
+    return kept, same, speeds, hands, _values(engine)
+
+
+def test_speeds_stay_agreed_where_the_exchange_is_refused():
+    results = run_workers(_refused_after_agreeing_on_speeds, WORKERS)
+    names = dict(ToyModel().named_parameters())
+    for kept, same, speeds, hands, values in results:
+        assert kept and same
+        assert speeds == results[0][2] and hands == results[0][3]
+        assert hands[0] > hands[1] >= hands[2] >= 1
+        assert all(torch.equal(values[name], results[0][4][name]) for name in names)
+
+
 class Weighted(ResIST):
     """Counts workers unequally."""
 

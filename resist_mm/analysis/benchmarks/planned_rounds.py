@@ -19,9 +19,9 @@ from ..plan.trial import Trial
 from .cpu_quotas import Quota
 from .shaped_links import sent_on_link
 
-__all__ = ['train']
+__all__ = ['Key', 'train']
 
-Key = tuple[str, str, int]
+Key = tuple[str, str, int, int]  # protocol, codec, iterations of a round and of overlap
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
     Args:
         args (argparse.Namespace): Of the command.
         run (CountedRun): What the config says.
-        keys (Sequence[tuple]): Protocol, name of the codec, and iterations of a round of each setting.
+        keys (Sequence[tuple]): Protocol, name of the codec, iterations of a round, and overlap of each setting.
         quotas (Sequence[Quota]): Of each worker.
 
     Returns:
@@ -43,21 +43,19 @@ def train(
     quota.enter()
     costs = measure(trial, run, args.workers, LinkSpeed.of_text(args.link), args.iterations)
     measured = {}
-    for protocol, codec, local_iters in keys:
+    for key in keys:
         trial.reset()
-        if protocol == 'ddp':
-            measured[protocol, codec, local_iters] = _ddp(args, trial, local_iters)
-        else:
-            measured[protocol, codec, local_iters] = _rounds(args, run, trial, protocol, codec, local_iters)
+        measured[key] = _ddp(args, trial, key[2]) if key[0] == 'ddp' else _rounds(args, run, trial, key)
     return dict(costs=costs, measured=measured)
 
 
-def _rounds(
-    args: argparse.Namespace, run: CountedRun, trial: Trial, protocol: str, codec: str, local_iters: int
-) -> tuple[float, float, int]:
+def _rounds(args: argparse.Namespace, run: CountedRun, trial: Trial, key: Key) -> tuple[float, float, int]:
+    protocol, name, local_iters, overlap_iters = key
     deals: RoundProtocol = ResIST(min_blocks=run.min_blocks) if protocol == 'resist' else LocalSGD()
-    engine = Engine(trial.model, trial.optim_wrapper.optimizer, deals, build_codec(run.codecs[codec]))
-    engine.run_round(trial.iterate, 1)
+    codec = build_codec(run.codecs[name])
+    optimizer = trial.optim_wrapper.optimizer
+    engine = Engine(trial.model, optimizer, deals, codec, overlap_iters=overlap_iters)
+    engine.run_round(trial.iterate, 1 + overlap_iters)
     engine.make_whole()
     engine.round = 0  # so that the rounds are those that are predicted
     sent: list[float] = []

@@ -17,7 +17,8 @@ def choose(
     """The setting to take.
 
     Of each protocol, the first whose communication takes no more than ``most_exchange`` of a round: with
-    ``local_iters`` before longer rounds, and then in the order of ``codecs``, exact first. If there is none, the
+    ``local_iters`` before longer rounds, then without overlap before with, and then in the order of ``codecs``,
+    exact first. If there is none, the
     one that communicates the least share. Of these, the one with the fewest seconds for each iteration: all
     settings train on the same number of images.
 
@@ -35,7 +36,7 @@ def choose(
         raise ValueError(f'--local-iters must have one of at least {local_iters}, as the config has')
     inexact = [name for name in codecs if name != 'none']  # data-parallel training always has none
     ranks = {name: rank for rank, name in enumerate(['none', *inexact])}
-    order = sorted(long_enough, key=lambda setting: (setting.local_iters, ranks[setting.codec]))
+    order = sorted(long_enough, key=lambda s: (s.local_iters, s.overlap_iters, ranks[s.codec]))
     found = []
     for protocol in dict.fromkeys(setting.protocol for setting in order):
         of_protocol = [setting for setting in order if setting.protocol == protocol]

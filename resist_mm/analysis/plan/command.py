@@ -1,14 +1,15 @@
 """How long a run would take and what it would send, before it is started.
 
-For each protocol, codec and length of a round. Seconds of an iteration are timed here, with the config's model and
-data, unless --iter-sec gives them. --link is the rate of the link of every worker, in both directions. With
---measure all workers time iterations, at the same time, and their links instead: start the command as training
-would be started, on all machines, or it starts --workers processes on this one. That takes one to three minutes,
-or six iterations if those take longer.
+For each protocol, codec, length of a round, and overlap (``overlap_iters`` of the hooks). Seconds of an iteration
+are timed here, with the config's model and data, unless --iter-sec gives them. --link is the rate of the link of
+every worker, in both directions. With --measure all workers time iterations, at the same time, and their links
+instead: start the command as training would be started, on all machines, or it starts --workers processes on this
+one. That takes one to three minutes, or six iterations if those take longer.
 
 Accuracy is not predicted. The setting to take is chosen so: of each protocol, the first whose communication takes
-at most --most-exchange of a round, fp32 before compressed, the config's length of a round before longer ones; of
-these, the one with the fewest seconds. All settings train on the same number of images.
+at most --most-exchange of a round, the config's length of a round before longer ones, without overlap before with
+it, fp32 before compressed; of these, the one with the fewest seconds. All settings train on the same number of
+images.
 
 Examples:
     python tools/analysis_tools/plan_run.py CONFIG --workers 4 --link 100mbit
@@ -34,7 +35,7 @@ from .choice import MOST_EXCHANGE, choose
 from .link import LATENCY, LinkSpeed
 from .measured import costs_given, measure
 from .seconds import Costs
-from .settings import Setting, settings_of
+from .settings import MOST_AHEAD, Setting, settings_of
 
 NAMES = dict(resist='ResIST', local_sgd='local SGD', ddp='data-parallel')
 HOOKS = dict(resist='resist_mm.ResISTHook', local_sgd='resist_mm.LocalSGDHook')
@@ -64,6 +65,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--local-iters', type=int, nargs='+', help='lengths of a round; default: around that of CONFIG'
+    )
+    parser.add_argument(
+        '--overlap-iters',
+        type=int,
+        nargs='+',
+        metavar='ITERS',
+        help=f'default: 0, and what the average of the shared part takes, at most {MOST_AHEAD:.0%} of a round',
     )
     parser.add_argument('--codec', nargs='+', choices=list(CODECS), help='default: all')
     parser.add_argument('--min-blocks', type=int, help='minimum number of partitioned blocks of a worker')
@@ -95,6 +103,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f'--{name.replace("_", "-")} must be above 0, got {given}')
     if args.workers < 2:
         parser.error(f'--workers {args.workers}: one worker has nobody to communicate with')
+    if min(args.overlap_iters or [0]) < 0:
+        parser.error(f'--overlap-iters must be at least 0, got {args.overlap_iters}')
     if args.latency_ms < 0:
         parser.error(f'--latency-ms must be at least 0, got {args.latency_ms}')
 
@@ -153,7 +163,8 @@ def as_config(run: CountedRun, setting: Setting) -> str:
     codec = run.codecs[setting.codec]
     least = f', min_blocks={run.min_blocks}' if setting.protocol == 'resist' and run.min_blocks is not None else ''
     packed = '' if codec is None else f', codec=dict({", ".join(f"{k}={v!r}" for k, v in codec.items())})'
-    hook = f"dict(type='{HOOKS[setting.protocol]}', local_iters={setting.local_iters}{least}{packed})"
+    ahead = f', overlap_iters={setting.overlap_iters}' * bool(setting.overlap_iters)
+    hook = f"dict(type='{HOOKS[setting.protocol]}', local_iters={setting.local_iters}{least}{packed}{ahead})"
     before = (
         "# in place of the config's hook; its other options stay"
         if run.has_rounds
@@ -176,17 +187,19 @@ def print_table(args: argparse.Namespace, run: CountedRun, costs: Costs, setting
     print(
         'seconds without loading of data, validations and checkpoints; bytes of all workers together, each once\n'
     )
-    print(f'{"":31}{"a round":^31}{"the run":^24}'.rstrip())
+    print(f'{"":40}{"a round":^31}{"the run":^24}'.rstrip())
     print(
-        f'{"protocol":15}{"codec":10}{"iters":>6}{"seconds":>11}{"exchange":>10}{"MB":>11}{"hours":>11}{"GB":>11}'
+        f'{"protocol":15}{"codec":10}{"iters":>6}{"overlap":>9}'
+        f'{"seconds":>11}{"exchange":>10}{"MB":>11}{"hours":>11}{"GB":>11}'
     )
     chosen = choose(settings, run.local_iters, list(run.codecs), args.most_exchange)
     for setting in settings:
         amounts = (setting.run_seconds, 3600), (setting.run_bytes, 1e9)
         of_run = ''.join(f'{"?" if amount is None else f"{amount / unit:.3f}":>11}' for amount, unit in amounts)
         print(
-            f'{NAMES[setting.protocol]:15}{setting.codec:10}{setting.local_iters:6}{setting.seconds:11.3f}'
-            f'{setting.exchange_share:10.1%}{setting.bytes / MB:11.2f}{of_run}{" <" * (setting is chosen)}'
+            f'{NAMES[setting.protocol]:15}{setting.codec:10}{setting.local_iters:6}{setting.overlap_iters:9}'
+            f'{setting.seconds:11.3f}{setting.exchange_share:10.1%}{setting.bytes / MB:11.2f}{of_run}'
+            f'{" <" * (setting is chosen)}'
         )
     if settings[0].run_seconds is None:
         print("\n?: the data set's files are not here to be counted: give --num-images")
@@ -204,7 +217,7 @@ def print_table(args: argparse.Namespace, run: CountedRun, costs: Costs, setting
 
 def report(args: argparse.Namespace, run: CountedRun, costs: Costs) -> None:
     """Predict and print."""
-    settings = settings_of(run, args.workers, lengths(args, run), costs)
+    settings = settings_of(run, args.workers, lengths(args, run), costs, overlap_iters=args.overlap_iters)
     if not args.json:
         print_table(args, run, costs, settings)
         return

@@ -18,7 +18,7 @@ from ..cost import NetworkSize, PartSize
 from ..cost.network_size import FP32_BYTES
 from .link import LinkSpeed
 
-__all__ = ['Costs', 'Work', 'ddp_iteration_sec', 'exchange_sec', 'iteration_sec']
+__all__ = ['Costs', 'Work', 'ahead_sec', 'ddp_iteration_sec', 'exchange_sec', 'iteration_sec']
 
 VOTES = 2
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20  # of DistributedDataParallel, in bytes
@@ -120,6 +120,22 @@ def exchange_sec(
     of_link = sum(load.most for load in loads) / costs.link.rate
     waits = VOTES + 2 * bool(plan.transfers) + _ring_steps(num_workers) + (codec is not None) * num_workers
     return of_link + waits * latency + _work_sec(costs, network, plan, codec, name)
+
+
+def ahead_sec(costs: Costs, shared: PartSize, num_workers: int, codec: Codec | None = None) -> float:
+    """Seconds of an exchange that may pass beside iterations: the shared part's bytes on the link.
+
+    The time of the processor is not among them: what codecs take of it delays iterations just as much.
+
+    Args:
+        costs (Costs): Of this machine and its link.
+        shared (PartSize): What is averaged ahead.
+        num_workers (int): Number of workers.
+        codec (Codec, optional): How weights are compressed. Defaults to None: fp32.
+    """
+    collecting, spreading = _Step(num_workers), _Step(num_workers)
+    _average(shared, codec, collecting, spreading)
+    return (collecting.most + spreading.most) / costs.link.rate
 
 
 class _Step:

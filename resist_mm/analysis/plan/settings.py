@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,16 +12,18 @@ from typing import Any
 from ...builders import build_codec
 from ...exchange import Codec, ExchangePlan
 from ...partition import Assignment, PartitionSampler
-from ..cost import RoundCost, Schedule, ddp_cost, local_sgd_cost, resist_cost, warmup_cost
+from ..cost import PartSize, RoundCost, Schedule, ddp_cost, local_sgd_cost, resist_cost, warmup_cost
 from ..cost.counted_run import CountedRun
-from .seconds import Costs, ddp_iteration_sec, exchange_sec, iteration_sec
+from .seconds import Costs, ahead_sec, ddp_iteration_sec, exchange_sec, iteration_sec
 
-__all__ = ['Setting', 'settings_of']
+__all__ = ['MOST_AHEAD', 'Setting', 'settings_of']
+
+MOST_AHEAD = 0.1  # of a round; in small runs 2 of 25 iterations cost no accuracy, 5 of 25 did
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A protocol, a codec and a length of rounds. Bytes are those of all workers together.
+    """A protocol, a codec, a length of rounds and overlap. Bytes are those of all workers together.
 
     Attributes:
         protocol: 'resist', 'local_sgd' or 'ddp'.
@@ -31,6 +34,7 @@ class Setting:
         bytes: Of a round.
         run_seconds: Of the run; None: its length is not known.
         run_bytes: Of the run.
+        overlap_iters: Iterations beside which the shared part is averaged.
     """
 
     protocol: str
@@ -41,6 +45,7 @@ class Setting:
     bytes: float
     run_seconds: float | None
     run_bytes: float | None
+    overlap_iters: int = 0
 
     @property
     def exchange_share(self) -> float:
@@ -49,9 +54,15 @@ class Setting:
 
 
 def settings_of(
-    run: CountedRun, num_workers: int, local_iters: Sequence[int], costs: Costs, samples: int = 100, seed: int = 0
+    run: CountedRun,
+    num_workers: int,
+    local_iters: Sequence[int],
+    costs: Costs,
+    samples: int = 100,
+    seed: int = 0,
+    overlap_iters: Sequence[int] | None = None,
 ) -> list[Setting]:
-    """All settings of a run: protocols, ``run.codecs``, and lengths of a round.
+    """All settings of a run: protocols, ``run.codecs``, lengths of a round, and overlap.
 
     Args:
         run (CountedRun): The run.
@@ -60,6 +71,9 @@ def settings_of(
         costs (Costs): Of the machines and their links.
         samples (int): Number of rounds of ResIST to average over. Defaults to 100.
         seed (int): Of the partition. Defaults to 0.
+        overlap_iters (Sequence[int], optional): Values of that option, where rounds are longer and the codec can
+            be combined with it. Defaults to None: 0, and as many as hide the average of the shared part, at most
+            :data:`MOST_AHEAD` of a round.
 
     Raises:
         ValueError: If the blocks cannot be dealt out like that.
@@ -67,28 +81,68 @@ def settings_of(
     codecs = {name: build_codec(cfg) for name, cfg in run.codecs.items()}
     settings: list[Setting] = []
     if run.network.blocks:
-        of_resist = _ResIST(run, num_workers, costs, samples, seed)
+        of_resist = _ResIST(run, num_workers, costs, samples, seed, overlap_iters)
         for name, codec in codecs.items():
             settings += of_resist.settings(name, codec, local_iters)
     for name, codec in codecs.items():
         seconds = _of_local_sgd(run, num_workers, costs, codec, name)
         cost = local_sgd_cost(run.travelling, num_workers, codec)
+        ahead = _Ahead(costs, run.network.whole, num_workers, codec, overlap_iters)
         for iters in local_iters:
-            settings.append(_setting(run, iters, name, cost, costs.whole_sec, seconds))
+            settings += _settings(run, iters, name, cost, costs.whole_sec, seconds, ahead)
     for iters in local_iters:
         cost = ddp_cost(run.network, num_workers, iters)
         of_iteration = ddp_iteration_sec(costs, run.network, num_workers)
         exchange = (of_iteration - costs.whole_sec) * iters
         seconds = RoundCost('ddp', num_workers, 0, exchange, exchange, iters)
-        settings.append(_setting(run, iters, 'none', cost, costs.whole_sec, seconds))
+        settings += _settings(run, iters, 'none', cost, costs.whole_sec, seconds)
     return settings
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What of an exchange passes beside iterations.
+
+    Attributes:
+        costs: Of the machines and their links.
+        shared: What is averaged ahead.
+        num_workers: Number of workers.
+        codec: How its weights are compressed.
+        asked: Numbers of iterations; None: 0, and what is enough.
+    """
+
+    costs: Costs
+    shared: PartSize
+    num_workers: int
+    codec: Codec | None
+    asked: Sequence[int] | None
+
+    def options(self, local_iters: int, iteration: float) -> list[tuple[int, float]]:
+        """Numbers of iterations, and the seconds of an exchange that each of them hides."""
+        seconds = ahead_sec(self.costs, self.shared, self.num_workers, self.codec)
+        if self.asked is None:
+            found = {0, min(math.ceil(seconds / iteration), int(MOST_AHEAD * local_iters))}
+        else:
+            found = {iters for iters in self.asked if iters < local_iters}
+        if self.codec is not None and self.codec.is_random:
+            found &= {0}
+        return [(iters, min(seconds, iters * iteration)) for iters in sorted(found)]
 
 
 class _ResIST:
     """The settings of ResIST, over the same sampled rounds."""
 
-    def __init__(self, run: CountedRun, num_workers: int, costs: Costs, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        run: CountedRun,
+        num_workers: int,
+        costs: Costs,
+        samples: int,
+        seed: int,
+        overlap_iters: Sequence[int] | None,
+    ) -> None:
         self.run, self.num_workers, self.costs, self.samples, self.seed = run, num_workers, costs, samples, seed
+        self.overlap_iters = overlap_iters
         num_blocks = len(run.network.blocks)
         sampler = PartitionSampler(num_blocks, num_workers, run.min_blocks, seed)
         rounds = [sampler.sample(index) for index in range(samples + 1)]
@@ -115,10 +169,12 @@ class _ResIST:
         warmup = RoundCost('local_sgd', self.num_workers, 0, once, once, 0)
         cost = resist_cost(travelling, self.num_workers, run.min_blocks, self.samples, self.seed, codec, momentum)
         of_warmup = warmup_cost(travelling, self.num_workers, codec), warmup
-        return [
-            _setting(run, iters, name, cost, self.iteration_sec, exchange, of_warmup, self.costs.whole_sec)
-            for iters in local_iters
-        ]
+        ahead = _Ahead(self.costs, run.network.shared, self.num_workers, codec, self.overlap_iters)
+        usual, whole = self.iteration_sec, self.costs.whole_sec
+        settings: list[Setting] = []
+        for iters in local_iters:
+            settings += _settings(run, iters, name, cost, usual, exchange, ahead, of_warmup, whole)
+        return settings
 
 
 def _of_local_sgd(run: CountedRun, num_workers: int, costs: Costs, codec: Codec | None, name: str) -> RoundCost:
@@ -131,6 +187,26 @@ def _of_local_sgd(run: CountedRun, num_workers: int, costs: Costs, codec: Codec 
     return RoundCost('local_sgd', num_workers, 0, usual, exact, 1, validation_wire=validated)
 
 
+def _settings(
+    run: CountedRun,
+    local_iters: int,
+    codec: str,
+    nbytes: RoundCost,
+    iteration: float,
+    exchange: RoundCost,
+    ahead: _Ahead | None = None,
+    warmup: tuple[RoundCost, RoundCost] | None = None,
+    warmup_iteration: float = 0.0,
+) -> list[Setting]:
+    """The settings without and with overlap."""
+    of_run = run, local_iters, codec, nbytes, iteration
+    return [
+        # a round that ends with the whole model is averaged at its end, and so are those of the warm-up
+        _setting(*of_run, replace(exchange, wire=exchange.wire - hidden), overlap, warmup, warmup_iteration)
+        for overlap, hidden in (ahead.options(local_iters, iteration) if ahead else [(0, 0.0)])
+    ]
+
+
 def _setting(
     run: CountedRun,
     local_iters: int,
@@ -138,8 +214,9 @@ def _setting(
     nbytes: RoundCost,
     iteration: float,
     exchange: RoundCost,
-    warmup: tuple[RoundCost, RoundCost] | None = None,
-    warmup_iteration: float = 0.0,
+    overlap_iters: int,
+    warmup: tuple[RoundCost, RoundCost] | None,
+    warmup_iteration: float,
 ) -> Setting:
     """Put a setting together; ``exchange`` holds seconds where others hold bytes, ``warmup`` both."""
     schedule = _schedule(run, nbytes.num_workers, local_iters)
@@ -153,7 +230,8 @@ def _setting(
             run_bytes=nbytes.per_run(schedule, of_bytes)[1],
         )
     seconds = local_iters * iteration + exchange.wire
-    return Setting(nbytes.protocol, codec, local_iters, seconds, exchange.wire, nbytes.wire, **amounts)
+    of_round = seconds, exchange.wire, nbytes.wire
+    return Setting(nbytes.protocol, codec, local_iters, *of_round, **amounts, overlap_iters=overlap_iters)
 
 
 def _schedule(run: CountedRun, num_workers: int, local_iters: int) -> Schedule | None:

@@ -180,6 +180,21 @@ def test_overlap_is_as_long_as_needed_and_short_against_a_round():
     assert found == {5: 0, 40: 4, 200: 8}
 
 
+def test_options_that_overlap_cannot_be_combined_with_leave_it_out(plan_run, tmp_path: Path):
+    run = run_of(NetworkSize(PartSize(1000)), can_overlap=False)
+    assert {s.overlap_iters for s in settings_of(run, 2, [40], COSTS, overlap_iters=[0, 2])} == {0}
+    config = tmp_path / 'toy.py'
+    config.write_text(CONFIG.replace('min_blocks=2', "min_blocks=2, bad_numbers='drop'"))
+    options = ('--workers', 2, '--link', '1mbit', '--iter-sec', 0.2, '--codec', 'none', '--json')
+    assert {s['overlap_iters'] for s in json.loads(plan_run(*options))['settings']} == {0}
+    config.write_text(CONFIG)
+    assert {s['overlap_iters'] for s in json.loads(plan_run(*options))['settings']} > {0, 1}
+
+
+def test_the_help_can_be_read(plan_run):
+    assert plan_run('--help').startswith('0 ')
+
+
 def test_codecs_that_round_at_random_have_no_overlap():
     random = replace(
         run_of(NetworkSize(PartSize(1000))), codecs=dict(random=dict(type='quantize', bits=4, stochastic=True))
@@ -219,6 +234,8 @@ def test_overlap_is_chosen_where_compression_is_not_enough():
     ahead = setting('local_sgd', 'none', 50, 0.04, overlap=5)
     longer = setting('local_sgd', 'none', 200, 0.01)
     assert choose([longer, ahead, codec, exact], 50, list(NAMES)) is ahead
+    codec_ahead = setting('local_sgd', 'c2', 50, 0.01, overlap=1)
+    assert choose([codec_ahead, ahead, exact], 50, list(NAMES)) is ahead, 'fp32 before fewer iterations'
     enough = setting('local_sgd', 'c2', 50, 0.03)
     assert choose([longer, ahead, enough, exact], 50, list(NAMES)) is enough
 

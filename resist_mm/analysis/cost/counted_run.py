@@ -39,6 +39,7 @@ class CountedRun:
         codecs: Configs of codecs, by the names that the output shows.
         notes: What the figures leave out.
         has_rounds: Whether the config has a hook that runs rounds.
+        can_overlap: Whether that hook's options can be combined with ``overlap_iters``.
     """
 
     title: str
@@ -57,6 +58,7 @@ class CountedRun:
     codecs: Mapping[str, dict | None] = field(default_factory=lambda: dict(none=None))
     notes: tuple[str, ...] = ()
     has_rounds: bool = False
+    can_overlap: bool = True
 
     @property
     def travelling(self) -> NetworkSize:
@@ -159,6 +161,7 @@ def config_run(args: argparse.Namespace, default_local_iters: int | None = None)
         {codec_name(hook.get('codec')): hook.get('codec')},
         tuple(notes),
         bool(hook),
+        all(hook.get(option, 'stop') == 'stop' for option in ('bad_numbers', 'on_worker_loss')),
     )
 
 

@@ -36,7 +36,9 @@ def choose(
         raise ValueError(f'--local-iters must have one of at least {local_iters}, as the config has')
     inexact = [name for name in codecs if name != 'none']  # data-parallel training always has none
     ranks = {name: rank for rank, name in enumerate(['none', *inexact])}
-    order = sorted(long_enough, key=lambda s: (s.local_iters, s.overlap_iters, ranks[s.codec]))
+    order = sorted(
+        long_enough, key=lambda s: (s.local_iters, s.overlap_iters > 0, ranks[s.codec], s.overlap_iters)
+    )
     found = []
     for protocol in dict.fromkeys(setting.protocol for setting in order):
         of_protocol = [setting for setting in order if setting.protocol == protocol]

@@ -35,7 +35,7 @@ from .choice import MOST_EXCHANGE, choose
 from .link import LATENCY, LinkSpeed
 from .measured import costs_given, measure
 from .seconds import Costs
-from .settings import MOST_AHEAD, Setting, settings_of
+from .settings import Setting, settings_of
 
 NAMES = dict(resist='ResIST', local_sgd='local SGD', ddp='data-parallel')
 HOOKS = dict(resist='resist_mm.ResISTHook', local_sgd='resist_mm.LocalSGDHook')
@@ -71,7 +71,8 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='ITERS',
-        help=f'default: 0, and what the average of the shared part takes, at most {MOST_AHEAD:.0%} of a round',
+        help='default: 0, and what the average of the shared part takes, at most a tenth of a round; left out for '
+        'rounds that are not longer, and for codecs that round at random',
     )
     parser.add_argument('--codec', nargs='+', choices=list(CODECS), help='default: all')
     parser.add_argument('--min-blocks', type=int, help='minimum number of partitioned blocks of a worker')
@@ -163,7 +164,7 @@ def as_config(run: CountedRun, setting: Setting) -> str:
     codec = run.codecs[setting.codec]
     least = f', min_blocks={run.min_blocks}' if setting.protocol == 'resist' and run.min_blocks is not None else ''
     packed = '' if codec is None else f', codec=dict({", ".join(f"{k}={v!r}" for k, v in codec.items())})'
-    ahead = f', overlap_iters={setting.overlap_iters}' * bool(setting.overlap_iters)
+    ahead = f', overlap_iters={setting.overlap_iters}' * bool(setting.overlap_iters or run.has_rounds)
     hook = f"dict(type='{HOOKS[setting.protocol]}', local_iters={setting.local_iters}{least}{packed}{ahead})"
     before = (
         "# in place of the config's hook; its other options stay"

@@ -125,7 +125,8 @@ def exchange_sec(
 def ahead_sec(costs: Costs, shared: PartSize, num_workers: int, codec: Codec | None = None) -> float:
     """Seconds of an exchange that may pass beside iterations: the shared part's bytes on the link.
 
-    The time of the processor is not among them: what codecs take of it delays iterations just as much.
+    The time of the processor is not among them: what codecs take of it delays iterations just as much. The
+    latencies of these messages pass there too, but are not taken off.
 
     Args:
         costs (Costs): Of this machine and its link.

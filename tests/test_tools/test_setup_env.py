@@ -30,6 +30,7 @@ case "$*" in
 esac
 printf '%s\\n' "$(basename "$0") $(printf '%s' "$*" | head -n 1)" >>"$CALLS"
 case "$(basename "$0") $*" in *"${FAIL_AT:-nowhere}"*) echo "refused by the test" >&2; exit 1 ;; esac
+[ -z "${UV_COMPILE_BYTECODE:-}" ] || touch "$CALLS.compile"
 case "$*" in *"${STOP_AT:-nowhere}"*) kill -INT "$PPID"; sleep 0.2 ;; esac
 """
 
@@ -231,6 +232,11 @@ def test_an_interruption_is_named_and_the_next_run_trusts_nothing(clone: Path, p
     calls(clone)
     assert set_up(clone, PYTHON=python).returncode == 0
     assert '--reinstall ' in f'{syncs(clone)[0]} '
+
+
+def test_packages_are_compiled_once_not_by_every_process(clone: Path, python: str):
+    assert set_up(clone, PYTHON=python).returncode == 0
+    assert (clone / 'calls.compile').exists()
 
 
 def test_only_wheels_that_fit_are_tried(clone: Path, python: str):

@@ -200,40 +200,24 @@ def _settings(
     warmup: tuple[RoundCost, RoundCost] | None = None,
     warmup_iteration: float = 0.0,
 ) -> list[Setting]:
-    """The settings without and with overlap."""
-    of_run = run, local_iters, codec, nbytes, iteration
-    return [
-        # a round that ends with the whole model is averaged at its end; what is hidden in a warm-up is left out
-        _setting(*of_run, replace(exchange, wire=exchange.wire - hidden), overlap, warmup, warmup_iteration)
-        for overlap, hidden in (ahead.options(local_iters, iteration) if ahead else [(0, 0.0)])
-    ]
-
-
-def _setting(
-    run: CountedRun,
-    local_iters: int,
-    codec: str,
-    nbytes: RoundCost,
-    iteration: float,
-    exchange: RoundCost,
-    overlap_iters: int,
-    warmup: tuple[RoundCost, RoundCost] | None,
-    warmup_iteration: float,
-) -> Setting:
-    """Put a setting together; ``exchange`` holds seconds where others hold bytes, ``warmup`` both."""
+    """Without and with overlap; ``exchange`` holds seconds where others hold bytes, ``warmup`` both."""
     schedule = _schedule(run, nbytes.num_workers, local_iters)
-    amounts: Mapping[str, Any] = dict(run_seconds=None, run_bytes=None)
-    if schedule is not None:
-        of_bytes, of_seconds = (None, None) if warmup is None else warmup
-        warmup_iters = min(schedule.iters, schedule.warmup_rounds * local_iters) if warmup else 0
-        compute = warmup_iters * warmup_iteration + (schedule.iters - warmup_iters) * iteration
-        amounts = dict(
-            run_seconds=compute + exchange.per_run(schedule, of_seconds)[1],
-            run_bytes=nbytes.per_run(schedule, of_bytes)[1],
-        )
-    seconds = local_iters * iteration + exchange.wire
-    of_round = seconds, exchange.wire, nbytes.wire
-    return Setting(nbytes.protocol, codec, local_iters, *of_round, **amounts, overlap_iters=overlap_iters)
+    settings = []
+    for overlap, hidden in ahead.options(local_iters, iteration) if ahead else [(0, 0.0)]:
+        # a round that ends with the whole model is averaged at its end; what is hidden in a warm-up is left out
+        waited = replace(exchange, wire=exchange.wire - hidden)
+        amounts: Mapping[str, Any] = dict(run_seconds=None, run_bytes=None)
+        if schedule is not None:
+            of_bytes, of_seconds = (None, None) if warmup is None else warmup
+            warmup_iters = min(schedule.iters, schedule.warmup_rounds * local_iters) if warmup else 0
+            compute = warmup_iters * warmup_iteration + (schedule.iters - warmup_iters) * iteration
+            amounts = dict(
+                run_seconds=compute + waited.per_run(schedule, of_seconds)[1],
+                run_bytes=nbytes.per_run(schedule, of_bytes)[1],
+            )
+        of_round = local_iters * iteration + waited.wire, waited.wire, nbytes.wire
+        settings.append(Setting(nbytes.protocol, codec, local_iters, *of_round, **amounts, overlap_iters=overlap))
+    return settings
 
 
 def _schedule(run: CountedRun, num_workers: int, local_iters: int) -> Schedule | None:

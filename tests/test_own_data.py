@@ -92,7 +92,8 @@ def ten_lines(layout: str, data_root: Path, network: str, **settings: object) ->
     return text
 
 
-@pytest.mark.parametrize(('layout', 'network'), [('voc', 'custom_yolov2'), ('coco', 'custom_faster-rcnn')])
+@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('layout', LAYOUTS)
 def test_from_a_folder_to_pictures(layout: str, network: str, sets: dict[str, Path], tmp_path: Path):
     """The three commands with two workers on tiny images, then inference in three lines."""
     (tmp_path / 'fruit.py').write_text(ten_lines(layout, sets[layout], network))

@@ -12,6 +12,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 __all__ = ['plot_costs', 'plot_course', 'plot_losses', 'plot_training']
@@ -155,6 +156,9 @@ def plot_course(courses: list[dict[str, Any]], by: str, xlabel: str, ylabel: str
         )
         shown.add(label)
     axes.set(xscale='log', xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter('{x:,g}'))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     _save(fig, path)

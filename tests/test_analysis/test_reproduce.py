@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from resist_mm.analysis.paper.commands import as_options
@@ -25,7 +26,7 @@ from resist_mm.analysis.reproduce.report import seconds_of, write_report
 from resist_mm.analysis.reproduce.rows import ROWS, SETS, Row, rows_of
 from resist_mm.checkpoint import WorkDirInUse, lock_folder, write_checkpoint
 from resist_mm.hooks.cpu_seconds_hook import KEY as CPU_SECONDS
-from resist_mm.registry import HOOKS
+from resist_mm.registry import HOOKS, MODELS
 from tests import generated_sets
 from tests.test_configs import shrink
 from tests.test_tools.commands import ROOT
@@ -41,13 +42,16 @@ def test_all_rows_of_a_set_train_on_the_same_number_of_images(row: Row):
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     options = parser.parse_args(['--cfg-options', *as_options(row.all_options)]).cfg_options
     assert options == row.all_options, 'the command line says something else'
-    for key in row.options:  # what is overridden is there, or an argument of the hook
+    for key in row.options:  # what is overridden is there, or an argument of a hook or the model
         value = cfg
-        for part in () if key.startswith('custom_hooks.') else key.split('.'):
+        for part in () if key.startswith(('custom_hooks.', 'model.')) else key.split('.'):
             value = value[int(part)] if isinstance(value, list) else value[part]
     cfg.merge_from_dict(options)
     for hook in cfg.get('custom_hooks', []):
         HOOKS.build(hook)
+    if row.options:
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            MODELS.build(cfg.model)
     batch = cfg.train_dataloader.batch_size * row.workers
     assert cfg.randomness.seed == row.seed
     if row.results == 'voc':

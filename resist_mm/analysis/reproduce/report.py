@@ -40,6 +40,8 @@ def write_report(results: str, out: Path) -> None:
     if not records:
         return
     lines = [HEADER, f'# {SETS[results].title}', '', *table_of(results, records), '', NOTE, '']
+    if SETS[results].note:
+        lines += [SETS[results].note, '']
     if SETS[results].drawn_course:
         lines += [CPU_NOTE, '', *_draw_course(results, records, out), '', TIME_NOTE, '']
     lines += [*_sheets(records, out), *_how(results, records)]
@@ -89,7 +91,7 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     header += [f'{next(iter(metrics.values()))}, best', 'images', 'GB sent']
     has_cpu_sec = any(record['cpu_sec'] for record in records)
     header += ['CPU s of a worker'] * has_cpu_sec
-    classes = list(records[0]['ap_by_class']) if records and SETS[results].by_class else []
+    classes = SETS[results].classes
     lines = [header + [f'AP {name}' for name in classes]]
     for label in dict.fromkeys(record['label'] for record in records):
         of_label = [record for record in records if record['label'] == label]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..paper.trainings import TRAININGS
+
 __all__ = ['ROWS', 'SETS', 'Row', 'rows_of']
 
 NAMES = {'resist': 'ResIST', 'local-sgd': 'local SGD', 'ddp': 'data-parallel'}
@@ -66,7 +68,8 @@ class ResultSet:
         title: In words.
         data: Environment variable that says where its images are.
         metrics: The columns: key of a metric, and its name.
-        by_class: Whether the average precision of each class is shown, too.
+        classes: Classes whose average precision is shown, too.
+        note: What to know before rows are compared; may be empty.
         draws: Whether detections are drawn.
         drawn_course: Whether accuracy is drawn by bytes and by time; not of short runs, without CPU seconds.
     """
@@ -74,7 +77,8 @@ class ResultSet:
     title: str
     data: str
     metrics: Mapping[str, str]
-    by_class: bool = False
+    classes: tuple[str, ...] = ()
+    note: str = ''
     draws: bool = False
     drawn_course: bool = True
 
@@ -84,12 +88,19 @@ SETS = {
     'cifar10': ResultSet(
         'CIFAR-10, 50,000 images', 'RESIST_MM_CIFAR10', {'accuracy/top1': 'top-1, %', 'test/loss': 'test loss'}
     ),
-    'voc': ResultSet('YOLOv2 on 2,000 pictures of VOC2007', 'RESIST_MM_VOC', DETECTION, draws=True),
+    'voc': ResultSet(
+        'YOLOv2 on 2,000 pictures of VOC2007',
+        'RESIST_MM_VOC',
+        DETECTION,
+        classes=('bottle', 'pottedplant'),
+        note='"bce" is another loss: its test loss cannot be compared with the others.',
+        draws=True,
+    ),
     'shapes': ResultSet(
         'YOLOv2 on generated shapes, one class rare and small',
         'RESIST_MM_RARE_SHAPES',
         {'pascal_voc/mAP': 'mAP'},  # the losses cannot be compared
-        by_class=True,
+        classes=('circle', 'square', 'triangle', 'star', 'cross'),
     ),
     'options': ResultSet(
         'Options of ResIST on a part of CIFAR-10, 20,000 images',
@@ -120,6 +131,15 @@ OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ('overlap 5 and outer step', {OVERLAP: 5, **OUTER}),
     ('overlap 5, 2 bits and outer step', {OVERLAP: 5, **TWO_BITS, **OUTER}),
 )
+CHOICES = {  # trainings of paper_table.py: how BatchNorm is treated, and the ladder of Fig. 6
+    'statistics averaged': 'preact-resnet-small_resist-bn-average',
+    'statistics of the batch': 'preact-resnet-small_resist-bn-batch',
+    'not scaled': 'preact-resnet-small_resist-no-scale',
+    'every block partitioned, not scaled': 'preact-resnet-small_resist-all-blocks',
+    'post-activation, every block partitioned, not scaled': 'resnet-small_resist-all-blocks',
+    'post-activation, not scaled': 'resnet-small_resist-stage3',
+    'post-activation': 'resnet-small_resist-scaled',
+}
 
 
 def _cifar10(protocol: str, workers: int, seed: int) -> Row:
@@ -139,8 +159,9 @@ def _cifar10(protocol: str, workers: int, seed: int) -> Row:
     return Row('cifar10', protocol, config, workers, seed, options if workers != 4 else {})
 
 
-def _voc(protocol: str) -> Row:
-    return Row('voc', protocol, f'voc_small/yolo-small_{protocol}_voc2007.py', workers=4, seed=0)
+def _voc(protocol: str, loss: str = '') -> Row:
+    config = f'voc_small/yolo-small_{protocol}_voc2007.py'  # with the squared loss
+    return Row('voc', protocol, config, 4, 0, {'model.bbox_head.loss': loss} if loss else {}, variant=loss)
 
 
 def _shapes(loss: str) -> Row:
@@ -151,6 +172,10 @@ def _shapes(loss: str) -> Row:
 def _options(protocol: str, variant: str, options: Mapping[str, Any], seed: int) -> Row:
     config = f'cifar/small/preact-resnet-small_{protocol}_4xb32-1200i_cifar10.py'
     return Row('options', protocol, config, 4, seed, {'model.backbone.init': 'torch', **options}, variant)
+
+
+def _choice(variant: str, seed: int) -> Row:
+    return _options('resist', variant, TRAININGS[f'{CHOICES[variant]}_4xb32-1200i_cifar10'].options, seed)
 
 
 ROWS = (
@@ -165,10 +190,12 @@ ROWS = (
     _cifar10('resist', 2, 0),
     _cifar10('resist', 8, 0),
     *(_cifar10(protocol, 4, seed) for seed in (1, 2) for protocol in ('resist', 'local-sgd')),
+    _voc('resist', loss='bce'),
     _cifar10('local-sgd', 2, 0),
     _cifar10('local-sgd', 8, 0),
     *(_options('resist', variant, options, seed) for variant, options in OPTIONS for seed in range(3)),
     *(_options('local-sgd', '', {}, seed) for seed in range(3)),
+    *(_choice(variant, seed) for seed in range(3) for variant in CHOICES),
 )
 
 

@@ -229,10 +229,11 @@ def test_table_and_pictures_come_from_the_records_alone(tmp_path: Path):
         )
     write_report('cifar10', tmp_path)
     lines = (tmp_path / 'README.md').read_text().splitlines()
-    assert (
-        '| ResIST, 4 workers | 0, 2 | 82.00 ± 2.8 | 0.5000 ± 0 | 82.00 ± 2.8 | 200 | 2.000 ± 0 | 14 ± 0 |' in lines
-    )
-    assert '| data-parallel, 4 workers | 0 | 86.00 | 0.5000 | 86.00 | 200 | 2.000 | 14 |' in lines
+    seed, other, ddp = (f'[{row.seed}]({row.name}.log.gz)' for row in (of_three[0], of_three[2], of_three[1]))
+    of_both = '82.00 ± 2.8 | 0.5000 ± 0 | 82.00 ± 2.8 | 200 | 2.000 ± 0 | 14 ± 0'
+    assert f'| ResIST, 4 workers | {seed}, {other} | {of_both} |' in lines
+    assert f'| data-parallel, 4 workers | {ddp} | 86.00 | 0.5000 | 86.00 | 200 | 2.000 | 14 |' in lines
+    assert lines.count('COMMAND') == 2, 'one for each label'
     for name in ('by_bytes.png', 'by_bytes.svg', 'by_time.png', 'by_time.svg'):
         assert (tmp_path / name).stat().st_size > 1000
     # 1 GB of each of four workers over 1 Gbit/s

@@ -87,7 +87,7 @@ def seconds_of(record: Mapping[str, Any], point: Mapping[str, float]) -> float:
 def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines of a table in Markdown, with one line for the seeds of a row together."""
     metrics = SETS[results].metrics
-    header = ['run', 'seeds', *(f'{name}, end' for name in metrics.values())]
+    header = ['run', 'seeds, with logs', *(f'{name}, end' for name in metrics.values())]
     header += [f'{next(iter(metrics.values()))}, best', 'images', 'GB sent']
     has_cpu_sec = any(record['cpu_sec'] for record in records)
     header += ['CPU s of a worker'] * has_cpu_sec
@@ -95,7 +95,7 @@ def table_of(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [header + [f'AP {name}' for name in classes]]
     for label in dict.fromkeys(record['label'] for record in records):
         of_label = [record for record in records if record['label'] == label]
-        line = [label, ', '.join(str(record['seed']) for record in of_label)]
+        line = [label, ', '.join(f'[{record["seed"]}]({record["name"]}.log.gz)' for record in of_label)]
         line += [_mean([record['course'][-1][key] for record in of_label]) for key in metrics]
         first = next(iter(metrics))
         line.append(_mean([max(point[first] for point in record['course']) for record in of_label]))
@@ -131,11 +131,15 @@ def _how(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The commands, and on what they ran."""
     first = records[0]
     versions = ', '.join(f'{name} {number}' for name, number in first['versions'].items())
+    commands: dict[str, str] = {}
+    for record in records:
+        commands.setdefault(record['label'], record['command'])
     return [
         f'Ran on {first["machine"]}; {versions}. `{SETS[results].data}` says where the images are.',
         '',
         '```bash',
-        f'python tools/analysis_tools/reproduce.py {results}  # all rows; by hand:',
-        *(record['command'] for record in records),
+        f'python tools/analysis_tools/reproduce.py {results}  # all rows',
+        '# by hand; other seeds with their --work-dir and randomness.seed, as in the records:',
+        *commands.values(),
         '```',
     ]

@@ -169,6 +169,17 @@ def test_other_detectors_of_mmdet_take_the_same_data(sets: dict[str, Path], tmp_
     assert cfg.val_evaluator.ann_file == f'{sets["coco"]}/annotations/val.json'
 
 
+def test_the_priors_of_the_page(tmp_path: Path):
+    """The output that the page shows, of its config and its generated set, and nothing else."""
+    data_root = make_shapes_voc(tmp_path, train=400, test=1, size=128)
+    blocks = re.findall(r'```\w*\n(.*?)```', (DOCS / 'own_data.md').read_text(), re.DOTALL)
+    (config,) = (block for block in blocks if block.startswith('# shapes.py'))
+    (shown,) = (block for block in blocks if 'mean best IoU' in block)
+    (tmp_path / 'shapes.py').write_text(config.replace("'data/Shapes/'", f"'{data_root}/'"))
+    out = run_tool('analysis_tools/optimize_anchors.py', tmp_path / 'shapes.py', '--num', 5)
+    assert out.strip() == shown.strip()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_the_small_detector_learns(layout: str, tmp_path: Path):

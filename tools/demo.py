@@ -17,7 +17,7 @@ from resist_mm.checkpoint import CheckpointError, load_safely
 from resist_mm.config_values import check_has_model
 from resist_mm.convert import Options, read_config
 from resist_mm.inference.safe import images_of
-from resist_mm.launch import end_with
+from resist_mm.launch import end_with, quiet_libraries
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Draw, and write the predictions."""
+    quiet_libraries()
     args = parse_args()
     load_safely(args.trust_checkpoint)  # also what the model may load when it is built
     try:

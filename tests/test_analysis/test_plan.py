@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +28,7 @@ from resist_mm.exchange import ExchangePlan
 from resist_mm.partition import Assignment
 from resist_mm.registry import CODECS as REGISTERED
 from resist_mm.rounds import Engine, LocalSGD, ResIST
-from tests.test_tools.commands import ROOT
+from tests.test_tools.commands import ROOT, run_tool
 from tests.toy import ToyModel
 from tests.workers import run_workers
 
@@ -353,3 +355,11 @@ def _numbers_timed_by_a_worker() -> list[int]:
 
 def test_all_workers_time_as_many_iterations_as_the_slowest():
     assert run_workers(_numbers_timed_by_a_worker, 2) == [[1, 4]] * 2
+
+
+def test_what_the_page_of_benchmarks_shows_comes_out():
+    blocks = re.findall(r'```\w*\n(.*?)```', (ROOT / 'docs/benchmarks.md').read_text(), re.DOTALL)
+    ((asked, shown),) = ((c, out) for c, out in itertools.pairwise(blocks) if 'plan_run.py' in c)
+    python, tool, *words = asked.replace('\\\n', ' ').split()
+    assert (python, tool) == ('python', 'tools/analysis_tools/plan_run.py')
+    assert run_tool('analysis_tools/plan_run.py', *words).strip() == shown.strip()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -112,14 +113,14 @@ def test_model_index_names_configs_that_exist():
 def test_results_of_the_model_index_are_those_on_record():
     (metafile,) = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     models = yaml.safe_load((ROOT / metafile).read_text())['Models']
-    records = [json.loads(path.read_text()) for path in (ROOT / 'docs/results').glob('*/*seed0.json')]
+    records = [json.loads(path.read_text()) for path in (ROOT / 'docs/results').glob('*/*seed*.json')]
     found = {model['Config']: model['Results'][0]['Metrics'] for model in models if 'Results' in model}
     assert len(found) >= 3
     for config, metrics in found.items():
-        (end,) = (record['course'][-1] for record in records if record['config'] == config and is_plain(record))
+        ends = [record['course'][-1] for record in records if record['config'] == config and is_plain(record)]
         known = {
-            'Top 1 Accuracy': round(end.get('accuracy/top1', 0), 2),
-            'box AP': round(100 * end.get('pascal_voc/mAP', 0), 1),
+            'Top 1 Accuracy': round(statistics.mean(end.get('accuracy/top1', 0) for end in ends), 2),
+            'box AP': round(100 * statistics.mean(end.get('pascal_voc/mAP', 0) for end in ends), 1),
         }
         assert metrics == {metric: known[metric] for metric in metrics}
 

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from copy import deepcopy
 
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--num-workers', type=int, default=0, help='processes that load single images; default: 0')
     parser.add_argument('--seconds', type=float, default=5, help='of each measurement; default: 5')
-    parser.add_argument('--repeats', type=int, default=2, help='measurements of each way; default: 2')
+    parser.add_argument('--repeats', type=int, default=3, help='measurements of each way; default: 3')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
     args = parser.parse_args()
     cfg = read_config(args.config, args.cfg_options)
@@ -84,8 +85,9 @@ def main() -> None:
         for way, (dataloader, prepare) in ways.items():
             speeds[way].append(images_per_second(dataloader, prepare, args.device, args.seconds))
     for way, found in speeds.items():
-        print(f'{way:45} {max(found):10,.0f} images/s  (of {", ".join(f"{speed:,.0f}" for speed in found)})')
-    first, *others = (max(found) for found in speeds.values())
+        shown = ', '.join(f'{speed:,.0f}' for speed in found)
+        print(f'{way:45} {statistics.median(found):10,.0f} images/s  (median of {shown})')
+    first, *others = (statistics.median(found) for found in speeds.values())
     print(f'ratios {", ".join(f"{first / other:.1f}" for other in others)}, device {args.device}')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,15 @@ from PIL import Image
 
 from resist_mm.analysis.paper.commands import as_options
 from resist_mm.analysis.reproduce import detections, running
-from resist_mm.analysis.reproduce.detections import COLUMNS, HEIGHT, WIDTH, draw_detections, tile
+from resist_mm.analysis.reproduce.detections import (
+    COLUMNS,
+    GAP,
+    HEIGHT,
+    WIDTH,
+    draw_detections,
+    draw_pair,
+    tile,
+)
 from resist_mm.analysis.reproduce.records import record_of, thinned_log, write_record
 from resist_mm.analysis.reproduce.report import seconds_of, write_report
 from resist_mm.analysis.reproduce.rows import ROWS, SETS, Row, rows_of
@@ -259,11 +268,14 @@ def test_the_report_in_the_documents_is_of_the_records_beside_it(results: str, t
 
 
 def test_detections_of_the_last_checkpoint_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def draw(command: list[str], cwd: Path, **options: object) -> None:
+    pytest.importorskip('mmdet')
+    Image.new('RGB', (160, 60), 'lime').save(tmp_path / '000001.png')
+
+    def test(command: list[str], cwd: Path, **options: object) -> None:
         assert command[1] == 'tools/test.py' and (cwd / command[1]).is_file() and Path(command[3]).is_file()
-        show_dir = cwd / command[command.index('--show-dir') + 1]  # as tools/test.py does
-        show_dir.mkdir(parents=True)
-        Image.new('RGB', (640, 240), 'lime').save(show_dir / '000001.png')
+        out = cwd / command[command.index('--out') + 1]  # as tools/test.py does
+        out.parent.mkdir(parents=True)
+        out.write_bytes(pickle.dumps([prediction_of(tmp_path / '000001.png')]))
 
     work_dir, out = tmp_path / 'work', tmp_path / 'out'
     work_dir.mkdir()
@@ -272,23 +284,38 @@ def test_detections_of_the_last_checkpoint_are_drawn(tmp_path: Path, monkeypatch
     assert draw_detections(row, work_dir, out) is None
     checkpoint = dict(meta={}, state_dict=dict(weight=torch.ones(1)), message_hub={})
     write_checkpoint(checkpoint, work_dir / 'epoch_1.pth')
-    monkeypatch.setattr(detections.subprocess, 'run', draw)
+    monkeypatch.setattr(detections.subprocess, 'run', test)
     monkeypatch.chdir(tmp_path)
     assert draw_detections(row, Path('work'), out) == out / f'{row.name}.jpg'
     with Image.open(out / f'{row.name}.jpg') as sheet:
-        assert sheet.size == (COLUMNS * WIDTH, HEIGHT)
+        assert sheet.size == (COLUMNS * (2 * WIDTH + GAP) + 3 * GAP, HEIGHT)
 
 
-def test_detections_are_tiled_in_their_order(tmp_path: Path):
+def prediction_of(path: Path) -> dict:
+    """Of a picture of 160 x 60: one box that is there; two that were found, one of which is too uncertain."""
+    there = dict(bboxes=torch.tensor([[10.0, 10, 50, 50]]), labels=torch.tensor([0]))
+    boxes = torch.tensor([[100.0, 10, 150, 50], [10, 10, 50, 50]])
+    found = dict(bboxes=boxes, labels=torch.tensor([1, 0]), scores=torch.tensor([0.9, 0.2]))
+    return dict(img_path=str(path), gt_instances=there, pred_instances=found)
+
+
+def test_a_pair_shows_what_is_there_beside_what_was_found(tmp_path: Path):
+    Image.new('RGB', (160, 60), 'lime').save(tmp_path / '1.png')
+    pair = draw_pair(prediction_of(tmp_path / '1.png'), ('one', 'two'), ((255, 0, 0), (0, 0, 255)))
+    assert pair.size == (2 * WIDTH + GAP, HEIGHT)
+    scale, right = WIDTH / 160, WIDTH + GAP
+    bottom = round(49 * scale)  # inside the lower edge of all boxes, where no text is
+    colours = [pair.getpixel((left + round(x * scale), bottom)) for left in (0, right) for x in (30, 125)]
+    assert colours == [(255, 0, 0), (0, 255, 0), (0, 255, 0), (0, 0, 255)]
+    assert pair.getpixel((0, HEIGHT - 1)) == (255, 255, 255), 'reduced or enlarged in one direction only'
+
+
+def test_pictures_are_tiled_in_their_order(tmp_path: Path):
     colours = ['red', 'lime', 'blue', 'black']
-    for number, colour in enumerate(colours):
-        Image.new('RGB', (640, 240), colour).save(tmp_path / f'{number}.png')
-    tile([tmp_path / f'{number}.png' for number in range(4)], tmp_path / 'sheet.png')
+    tile([Image.new('RGB', (100, 40), colour) for colour in colours], tmp_path / 'sheet.png')
     with Image.open(tmp_path / 'sheet.png') as sheet:
-        assert sheet.size == (COLUMNS * WIDTH, 2 * HEIGHT)
-        found = [
-            sheet.getpixel((number % COLUMNS * WIDTH + 9, number // COLUMNS * HEIGHT + 9)) for number in range(4)
-        ]
+        assert sheet.size == (2 * 100 + 3 * GAP, 2 * 40 + GAP)
+        found = [sheet.getpixel((x, y)) for y in (9, 40 + GAP + 9) for x in (9, 100 + 3 * GAP + 9)]
         assert found == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]
 
 

@@ -15,13 +15,12 @@ __all__ = ['LINK_GBIT', 'read_records', 'seconds_of', 'table_of', 'write_report'
 LINK_GBIT = 1.0
 HEADER = '<!-- Written by tools/analysis_tools/reproduce.py; the records beside it hold everything. -->'
 NOTE = (
-    'All rows train on the same number of images. GB (decimal) are what all workers sent, each byte once; for '
-    'data-parallel training those of a ring all-reduce in every iteration, computed. With several seeds: mean ± '
-    'deviation.'
+    'All rows train on the same number of images. GB (decimal): sent by all workers together; for data-parallel '
+    'training computed, for a ring all-reduce in every iteration. With several seeds: mean ± standard deviation.'
 )
 CPU_NOTE = (
-    'CPU seconds are of the worker with the most, for its training and exchanges: seconds on a clock mean little '
-    'on a shared machine.'
+    'CPU seconds are those of the busiest worker, for training and exchanges; wall-clock seconds mean little on a '
+    'shared machine.'
 )
 TIME_NOTE = (
     f'Time in the pictures is modelled: the CPU seconds, measured, and what a worker has sent over a link of '
@@ -122,7 +121,7 @@ def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:
     lines = []
     for record in records:
         if (out / f'{record["name"]}.jpg').is_file():
-            lines += [f'{record["label"]}, left what is there, right what was found:', '']
+            lines += [f'{record["label"]}, left: annotations; right: detections with a score of at least 30%:', '']
             lines += [f'![detections]({record["name"]}.jpg)', '']
     return lines
 

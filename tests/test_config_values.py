@@ -72,7 +72,7 @@ def test_several_optimizers():
         check_values(Config(dict(optim_wrapper=wrapper)))
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*/*.py')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').rglob('*.py')), ids=lambda path: path.stem)
 def test_configs_of_this_project_pass(path):
     cfg = Config.fromfile(path)
     if not path.name.startswith('custom_'):  # they refer to what a user's file sets: tests/test_own_data.py

@@ -8,7 +8,8 @@ lr = 1e-4  # for batches of eight images of one worker
 
 model = dict(
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101')),
-    bbox_head=dict(num_classes='${num_classes}', loss='bce'),
+    # 200 batches of eight images, as many batches as Darknet's
+    bbox_head=dict(num_classes='${num_classes}', loss='bce', prior_images=1600),
     test_cfg=dict(with_loss=False),
 )
 optim_wrapper = dict(

@@ -8,7 +8,12 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'),
     )
 )
-default_hooks = dict(checkpoint=dict(type='resist_mm.SafeCheckpointHook'))  # always whole; not needed either
+# always whole; not needed either
+default_hooks = dict(
+    checkpoint=dict(
+        type='resist_mm.SafeCheckpointHook', max_keep_ckpts=3, save_best='pascal_voc/mAP', rule='greater'
+    )
+)
 
 # Not needed for the swap: makes RESIST_MM_VOC set the location of the images. The data sets of the base file already
 # have their data_root, so it has to be replaced in each.

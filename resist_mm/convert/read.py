@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from glob import glob
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, is_installed
 
 from resist_mm.registry import SCOPE
@@ -16,6 +19,9 @@ from resist_mm.registry import SCOPE
 from .references import resolve_references
 
 __all__ = ['change_config', 'read_config']
+
+# what the Runner or a command reads from the top level of a config; all else is a variable
+READ = {*signature(Runner.__init__).parameters, 'auto_scale_lr', 'model_wrapper_cfg', 'share_gpu', 'tta_model'}
 
 
 def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
@@ -47,8 +53,16 @@ def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
     """Change a config by ``--cfg-options``, in place.
 
     Raises:
-        ValueError: If an item is named that a list does not have, or a part of something that has none.
+        ValueError: If an item is named that a list does not have, or a part of something that has none; or a
+            variable of which only copies are used.
     """
+    for key, value in (options or {}).items():
+        copies = _copies_of_variable(cfg, key)
+        if copies and value != cfg.get(key):
+            raise ValueError(
+                f'--cfg-options: {key} is a variable that the config has already used: setting it would '
+                f'change nothing. Set {", ".join(copies)}, or {key} in its file'
+            )
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
@@ -56,6 +70,39 @@ def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
         if any(key.startswith('custom_hooks') for key in options or {}):
             message += '. Options of a hook that --resist or --local-sgd adds go behind these'
         raise ValueError(message) from error
+
+
+def _copies_of_variable(cfg: Config, key: str) -> list[str]:
+    """Where the value of a variable is that nothing reads any more; none if it is no such variable."""
+    root = cfg._cfg_dict
+    wanted = dict.get(root, key)
+    if key in READ or wanted is None or isinstance(wanted, bool):
+        return []
+    read = {name: value for name, value in dict.items(root) if name in READ}
+    if any(f'${{{key}}}' in text or f'${{len({key})}}' in text for text in _texts(read)):
+        return []
+    return list(_places(read, wanted))
+
+
+def _places(value: Any, wanted: Any, place: str = '') -> Iterator[str]:
+    if type(value) is type(wanted) and value == wanted:
+        yield place
+    else:
+        for name, inner in _parts(value):
+            yield from _places(inner, wanted, f'{place}.{name}' if place else str(name))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for _, inner in _parts(value):
+        yield from _texts(inner)
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return dict.items(value)
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 def _leave_scope(value: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from resist_mm.convert import read_config, resolve_references
+from tests.test_tools.commands import ROOT
 
 BASE = """
 size = (4, 4)
@@ -61,6 +62,15 @@ def test_places_do_not_share_a_list():
 def test_mistakes_name_the_key_and_the_file(config: Path, options: dict, message: str):
     with pytest.raises(ValueError, match=rf'mine\.py: .*{message}|mine\.py: {message}'):
         read_config(config, options)
+
+
+def test_a_variable_that_was_used_when_the_file_was_read_cannot_be_changed():
+    flagship = ROOT / 'configs/yolo_resist_voc.py'
+    with pytest.raises(
+        ValueError, match=r'image_size is a variable .*, val_dataloader\.dataset\.pipeline\.1\.scale, '
+    ):
+        read_config(flagship, {'image_size': (224, 224)})
+    assert read_config(flagship, {'image_size': (448, 448), 'work_dir': 'x'}).work_dir == 'x'
 
 
 def test_types_inherited_by_package_are_those_of_the_default_scope(tmp_path: Path):

@@ -16,6 +16,7 @@ from PIL import Image
 from resist_mm import ImageClassificationInferencer
 from resist_mm.checkpoint import BrokenCheckpoint, UntrustedCheckpoint
 from resist_mm.registry import MODELS
+from tests.test_tools.commands import run_tool
 
 PAGE = Path(__file__).parents[2] / 'docs/inference.md'
 CLASSES = ('cat', 'dog', 'bird')
@@ -71,6 +72,22 @@ def test_the_three_lines(work_dir: Path, monkeypatch):
         plain = np.asarray(image.resize(drawn.size, Image.Resampling.BICUBIC), dtype=float)
         changed = np.abs(np.asarray(drawn, dtype=float) - plain).max(axis=2) > 1
         assert changed[:60, :60].mean() > 0.5 and not changed[150:, 150:].any(), 'text in the upper left corner'
+
+
+def test_the_command(work_dir: Path, tmp_path: Path):
+    args = (work_dir / 'images', work_dir / 'NAME.py', work_dir / 'epoch_90.pth', '--topk', 2)
+    out = run_tool('demo.py', *args, '--out-dir', tmp_path / 'found')
+    assert (
+        out.splitlines()[-1]
+        == f'3 image(s): pictures in {tmp_path}/found/vis, predictions in {tmp_path}/found/preds'
+    )
+    inferencer = ImageClassificationInferencer(Config.fromfile(work_dir / 'NAME.py'), work_dir / 'epoch_90.pth')
+    for i in range(3):
+        written = json.loads((tmp_path / f'found/preds/{i}.json').read_text())
+        (expected,) = inferencer(work_dir / f'images/{i}.png', topk=2)['predictions']
+        assert written['classes'] == expected['classes'] and len(written['classes']) == 2
+        assert written['scores'] == pytest.approx(expected['scores'], abs=1e-4)
+        assert (tmp_path / f'found/vis/{i}.png').is_file()
 
 
 def test_images_of_different_sizes_and_kinds(work_dir: Path):

@@ -553,7 +553,8 @@ class TestCrossEntropy:
         for loss, scales in {'squared': (1, 5), 'bce': (0.5, 1)}.items():
             head = build(loss=loss)
             assert (head.coord_scale, head.object_scale) == scales
-        assert (build(loss='bce', coord_scale=3, object_scale=4).coord_scale) == 3
+        head = build(loss='bce', coord_scale=3, object_scale=4)
+        assert (head.coord_scale, head.object_scale) == (3, 4)
 
     def test_weight_of_no_object_rises(self):
         raw, gt = as_map(blank(2, 3)), [instances()]
@@ -596,7 +597,8 @@ class TestCrossEntropy:
         head = build(loss='bce', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'head.pth')))
         head.init_weights()
         assert torch.equal(head.conv_pred.bias, old.conv_pred.bias)
-        assert head.state_dict().keys() == old.state_dict().keys()
+        for made in (head, old):  # nor do those of earlier versions
+            assert list(made.state_dict()) == ['images_seen', 'conv_pred.weight', 'conv_pred.bias']
 
     @pytest.mark.parametrize('loss', ['focal', None, {'type': 'CrossEntropyLoss'}])
     def test_a_loss_that_does_not_exist(self, loss):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine import load
 
-from tests.test_tools.commands import rounds_of, run_tool, start_tool
+from tests.test_tools.commands import ROOT, rounds_of, run_tool, start_tool
 
 pytestmark = pytest.mark.real_data
 VOC = 'voc2007_original/VOCdevkit'
@@ -78,6 +79,15 @@ def test_the_flagship_trains_validates_and_saves(flagship):
         assert list(work_dir.glob(f'best_pascal_voc_{name}_epoch_1.pth'))
     for noise in ('OneDL', 'faster_coco_eval', 'FileClient', 'NUM_THREADS environment'):
         assert noise not in log
+
+
+def test_the_quickstart_reads_progress_from_such_a_log(flagship, tmp_path):
+    (tmp_path / 'train.log').write_text(flagship[1])
+    script = (ROOT / 'tools/quickstart.sh').read_text()
+    (function,) = re.findall(r'^progress\(\) \{.*?^\}$', script, re.MULTILINE | re.DOTALL)
+    command = ['bash', '-c', f'{function}\nprogress "$1"', 'bash', str(tmp_path / 'train.log')]
+    epoch, loss, eta = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert epoch == '1' and float(loss) > 0 and re.fullmatch(r'\d+:\d\d:\d\d', eta)
 
 
 def test_the_flagship_resumes(flagship, real_data):

@@ -150,7 +150,7 @@ def print_table(summary: dict[str, Any]) -> None:
     for name, guard in summary['guard_seconds'].items():
         share = sum(guard.values()) / summary['seconds'][name]
         print(
-            f'guard of {name}: {share:.1%} of its exchange; the look at the results takes '
+            f'guard of {name}: {share:.1%} of its exchange; checking the results takes '
             f'{1e3 * guard["looking"]:.2f} ms, its votes {1e3 * guard["voting"]:.2f} ms'
         )
     buffers = summary['buffer_bytes']

@@ -37,7 +37,8 @@ def measure(folder: Path, seconds: float, every_sec: float, goes_on: bool = Fals
     Returns:
         dict: ``iterations_kept`` (of the last checkpoint), ``iterations_run``, their ratio ``goodput``;
         ``start_sec``, the mean time from a start to its first iteration; ``time_that_counts``, the share of the
-        time that went into iterations that were kept. If the others go on, iterations are those of all workers.
+        time that went into iterations that were kept. If the others go on, iterations are those of all workers, and
+        ``ended_early`` says that a worker was lost while the model was whole, which ends the group.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / 'run').mkdir(parents=True)
@@ -104,9 +105,14 @@ def _measure_going_on(folder: Path, seconds: float, every_sec: float, sender: An
     began = time.monotonic()
     start = run_group(plan, 0, folder, TIMEOUT_SEC, False)
     took = time.monotonic() - began
-    # the round that a worker was killed in does not count; the last iteration that was begun did not end
-    lost = sum((start.iterations[rank] - 1) % local_iters + 1 for rank in range(1, kills + 1))
     newest, _ = newest_whole(folder / 'run')
+    last_checkpoint = read_checkpoint(newest)['meta']['iter'] if newest else 0
+    ended_early = took < seconds  # a worker was lost while the model was whole: all go back to the checkpoint
+    if ended_early:
+        kills = int(took / every_sec)
+        lost = sum(reached - min(reached, last_checkpoint) for reached in start.iterations)
+    else:  # the round that a worker was killed in does not count; the last iteration that was begun did not end
+        lost = sum((start.iterations[rank] - 1) % local_iters + 1 for rank in range(1, kills + 1))
     sender.send(
         dict(
             seconds=round(took, 1),
@@ -114,8 +120,9 @@ def _measure_going_on(folder: Path, seconds: float, every_sec: float, sender: An
             iterations_run=sum(start.iterations),
             iterations_kept=sum(start.iterations) - lost,
             goodput=round(1 - lost / sum(start.iterations), 4),
+            ended_early=ended_early,
             of_workers=start.iterations,
-            last_checkpoint=read_checkpoint(newest)['meta']['iter'] if newest else 0,
+            last_checkpoint=last_checkpoint,
             endings=[f'{e["error"]}: {e["message"]}' for e in start.endings if 'error' in e],
         )
     )

@@ -8,7 +8,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'),
     )
 )
-# always whole; not needed either
+# Not needed for the swap: checkpoints that are always whole, and the best by mAP.
 default_hooks = dict(
     checkpoint=dict(
         type='resist_mm.SafeCheckpointHook', max_keep_ckpts=3, save_best='pascal_voc/mAP', rule='greater'

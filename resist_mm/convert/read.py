@@ -3,25 +3,66 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from glob import glob
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, is_installed
 
 from resist_mm.registry import SCOPE
 
-from .references import resolve_references
+from .references import references_in, resolve_references
 
 __all__ = ['change_config', 'read_config']
 
-# what the Runner or a command reads from the top level of a config; all else is a variable
-READ = {*signature(Runner.__init__).parameters, 'auto_scale_lr', 'model_wrapper_cfg', 'share_gpu', 'tta_model'}
+SHOWN = 4
+# what mmengine and the commands read from the top level of a config; all else is a variable
+READ = frozenset(
+    (
+        'model',
+        'work_dir',
+        'train_dataloader',
+        'val_dataloader',
+        'test_dataloader',
+        'train_cfg',
+        'val_cfg',
+        'test_cfg',
+        'auto_scale_lr',
+        'optim_wrapper',
+        'param_scheduler',
+        'val_evaluator',
+        'test_evaluator',
+        'default_hooks',
+        'custom_hooks',
+        'data_preprocessor',
+        'load_from',
+        'resume',
+        'launcher',
+        'env_cfg',
+        'log_processor',
+        'log_level',
+        'visualizer',
+        'default_scope',
+        'randomness',
+        'experiment_name',
+        'runner_type',
+        'strategy',
+        'model_wrapper_cfg',
+        'sync_bn',
+        'find_unused_parameters',
+        'compile',
+        'activation_checkpointing',
+        'efficient_conv_bn_eval',
+        'cfg',
+        'custom_imports',
+        'share_gpu',
+        'tta_model',
+        'tta_pipeline',
+    )
+)
 
 
 def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
@@ -56,12 +97,13 @@ def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
         ValueError: If an item is named that a list does not have, or a part of something that has none; or a
             variable of which only copies are used.
     """
-    for key, value in (options or {}).items():
-        copies = _copies_of_variable(cfg, key)
-        if copies and value != cfg.get(key):
+    for key in options or {}:
+        copies = [place for place in _copies_of_variable(cfg, key) if place not in (options or {})]
+        if copies:
+            more = f' and {len(copies) - SHOWN} more' if len(copies) > SHOWN else ''
             raise ValueError(
-                f'--cfg-options: {key} is a variable that the config has already used: setting it would '
-                f'change nothing. Set {", ".join(copies)}, or {key} in its file'
+                f'--cfg-options: {key.partition(".")[0]} is a variable that the config has already used: setting '
+                f'{key} would change nothing. Set {", ".join(copies[:SHOWN])}{more} instead, or it in its file'
             )
     try:
         cfg.merge_from_dict(options or {})
@@ -73,36 +115,26 @@ def change_config(cfg: Config, options: dict[str, Any] | None) -> None:
 
 
 def _copies_of_variable(cfg: Config, key: str) -> list[str]:
-    """Where the value of a variable is that nothing reads any more; none if it is no such variable."""
+    """Where the value of a variable is that nothing reads any more; none if ``key`` is not in such a variable.
+
+    Only of values that are hardly equal by chance: lists, tuples, dicts and paths. A value that the config has
+    computed something from, or a number, is not found.
+    """
     root = cfg._cfg_dict
-    wanted = dict.get(root, key)
-    if key in READ or wanted is None or isinstance(wanted, bool):
+    name = key.partition('.')[0]
+    wanted = dict.get(root, name)
+    telling = isinstance(wanted, list | tuple | dict) or (isinstance(wanted, str) and '/' in wanted)
+    if name in READ or not telling or not wanted or name in references_in(root):
         return []
-    read = {name: value for name, value in dict.items(root) if name in READ}
-    if any(f'${{{key}}}' in text or f'${{len({key})}}' in text for text in _texts(read)):
-        return []
-    return list(_places(read, wanted))
+    return list(_places({part: value for part, value in dict.items(root) if part in READ}, wanted))
 
 
 def _places(value: Any, wanted: Any, place: str = '') -> Iterator[str]:
     if type(value) is type(wanted) and value == wanted:
         yield place
-    else:
-        for name, inner in _parts(value):
+    elif isinstance(value, dict | list | tuple):
+        for name, inner in dict.items(value) if isinstance(value, dict) else enumerate(value):
             yield from _places(inner, wanted, f'{place}.{name}' if place else str(name))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for _, inner in _parts(value):
-        yield from _texts(inner)
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        return dict.items(value)
-    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 def _leave_scope(value: Any) -> None:

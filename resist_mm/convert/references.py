@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['resolve_references']
+__all__ = ['references_in', 'resolve_references']
 
 REFERENCE = re.compile(r'\$\{\s*(?:(?P<count>len)\(\s*(?P<counted>[\w.]+)\s*\)|(?P<key>[\w.]+))\s*\}')
 
@@ -32,6 +32,16 @@ def resolve_references(cfg: Config) -> None:
     root = cfg._cfg_dict
     for key, value in list(dict.items(root)):  # dict's own: those of ConfigDict import what a lazy config names
         dict.__setitem__(root, key, _resolved(root, value, key, ()))
+
+
+def references_in(value: Any) -> set[str]:
+    """The keys of the config, at its top level, that a part of it refers to."""
+    if isinstance(value, dict):
+        return set().union(*map(references_in, dict.values(value)))
+    if isinstance(value, list | tuple):
+        return set().union(*map(references_in, value))
+    found = REFERENCE.finditer(value) if isinstance(value, str) else ()
+    return {(match['key'] or match['counted']).partition('.')[0] for match in found}
 
 
 def _resolved(root: Mapping[str, Any], value: Any, place: str, trail: tuple[str, ...]) -> Any:

@@ -24,6 +24,7 @@ from resist_mm.analysis.reproduce import detections, running
 from resist_mm.analysis.reproduce.detections import (
     COLUMNS,
     GAP,
+    GAP_BETWEEN_PAIRS,
     HEIGHT,
     WIDTH,
     draw_detections,
@@ -271,7 +272,8 @@ def test_detections_of_the_last_checkpoint_are_drawn(tmp_path: Path, monkeypatch
     pytest.importorskip('mmdet')
     Image.new('RGB', (160, 60), 'lime').save(tmp_path / '000001.png')
 
-    def test(command: list[str], cwd: Path, **options: object) -> None:
+    def fake_run(command: list[str], cwd: Path, **options: object) -> None:
+        assert command[-1] == 'model.bbox_head.loss=bce'
         assert command[1] == 'tools/test.py' and (cwd / command[1]).is_file() and Path(command[3]).is_file()
         out = cwd / command[command.index('--out') + 1]  # as tools/test.py does
         out.parent.mkdir(parents=True)
@@ -280,15 +282,15 @@ def test_detections_of_the_last_checkpoint_are_drawn(tmp_path: Path, monkeypatch
     work_dir, out = tmp_path / 'work', tmp_path / 'out'
     work_dir.mkdir()
     out.mkdir()
-    row = rows_of(['voc'])[0]
+    (row,) = (row for row in rows_of(['voc']) if row.variant == 'bce')
     assert draw_detections(row, work_dir, out) is None
     checkpoint = dict(meta={}, state_dict=dict(weight=torch.ones(1)), message_hub={})
     write_checkpoint(checkpoint, work_dir / 'epoch_1.pth')
-    monkeypatch.setattr(detections.subprocess, 'run', test)
+    monkeypatch.setattr(detections.subprocess, 'run', fake_run)
     monkeypatch.chdir(tmp_path)
     assert draw_detections(row, Path('work'), out) == out / f'{row.name}.jpg'
     with Image.open(out / f'{row.name}.jpg') as sheet:
-        assert sheet.size == (COLUMNS * (2 * WIDTH + GAP) + 3 * GAP, HEIGHT)
+        assert sheet.size == (COLUMNS * (2 * WIDTH + GAP) + GAP_BETWEEN_PAIRS, HEIGHT)
 
 
 def prediction_of(path: Path) -> dict:
@@ -314,8 +316,8 @@ def test_pictures_are_tiled_in_their_order(tmp_path: Path):
     colours = ['red', 'lime', 'blue', 'black']
     tile([Image.new('RGB', (100, 40), colour) for colour in colours], tmp_path / 'sheet.png')
     with Image.open(tmp_path / 'sheet.png') as sheet:
-        assert sheet.size == (2 * 100 + 3 * GAP, 2 * 40 + GAP)
-        found = [sheet.getpixel((x, y)) for y in (9, 40 + GAP + 9) for x in (9, 100 + 3 * GAP + 9)]
+        assert sheet.size == (2 * 100 + GAP_BETWEEN_PAIRS, 2 * 40 + GAP)
+        found = [sheet.getpixel((x, y)) for y in (9, 40 + GAP + 9) for x in (9, 100 + GAP_BETWEEN_PAIRS + 9)]
         assert found == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]
 
 

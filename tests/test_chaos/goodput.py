@@ -37,8 +37,12 @@ def measure(folder: Path, seconds: float, every_sec: float, goes_on: bool = Fals
     Returns:
         dict: ``iterations_kept`` (of the last checkpoint), ``iterations_run``, their ratio ``goodput``;
         ``start_sec``, the mean time from a start to its first iteration; ``time_that_counts``, the share of the
-        time that went into iterations that were kept. If the others go on, iterations are those of all workers, and
-        ``ended_early`` says that a worker was lost while the model was whole, which ends the group.
+        time that went into iterations that were kept. If the others go on, iterations are those of all workers;
+        ``ended_early`` says that a worker was lost while the model was whole, which ends the group; then there is
+        no goodput.
+
+    Raises:
+        RuntimeError: If training ends before the time is over, by itself or for another reason.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / 'run').mkdir(parents=True)
@@ -107,22 +111,25 @@ def _measure_going_on(folder: Path, seconds: float, every_sec: float, sender: An
     took = time.monotonic() - began
     newest, _ = newest_whole(folder / 'run')
     last_checkpoint = read_checkpoint(newest)['meta']['iter'] if newest else 0
-    ended_early = took < seconds  # a worker was lost while the model was whole: all go back to the checkpoint
+    endings = [f'{e["error"]}: {e["message"]}' for e in start.endings if 'error' in e]
+    ended_early = took < seconds
+    if ended_early and (start.complete or not all(ending.startswith('LostWorker') for ending in endings)):
+        raise RuntimeError(f'training ended before the time was over: {endings or "it was complete"}')
     if ended_early:
-        kills = int(took / every_sec)
-        lost = sum(reached - min(reached, last_checkpoint) for reached in start.iterations)
-    else:  # the round that a worker was killed in does not count; the last iteration that was begun did not end
-        lost = sum((start.iterations[rank] - 1) % local_iters + 1 for rank in range(1, kills + 1))
+        kills = min(kills, int(took / every_sec))
+    # the round that a worker was killed in does not count; the last iteration that was begun did not end
+    lost = sum((start.iterations[rank] - 1) % local_iters + 1 for rank in range(1, kills + 1))
+    run = sum(start.iterations)
     sender.send(
         dict(
             seconds=round(took, 1),
             kills=kills,
-            iterations_run=sum(start.iterations),
-            iterations_kept=sum(start.iterations) - lost,
-            goodput=round(1 - lost / sum(start.iterations), 4),
+            iterations_run=run,
+            iterations_kept=None if ended_early else run - lost,
+            goodput=None if ended_early else round(1 - lost / run, 4),
             ended_early=ended_early,
             of_workers=start.iterations,
             last_checkpoint=last_checkpoint,
-            endings=[f'{e["error"]}: {e["message"]}' for e in start.endings if 'error' in e],
+            endings=endings,
         )
     )

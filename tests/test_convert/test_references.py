@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from inspect import getsource, signature
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from resist_mm.convert import read_config, resolve_references
+from resist_mm.convert.read import READ
 from tests.test_tools.commands import ROOT
 
 BASE = """
@@ -64,13 +68,41 @@ def test_mistakes_name_the_key_and_the_file(config: Path, options: dict, message
         read_config(config, options)
 
 
-def test_a_variable_that_was_used_when_the_file_was_read_cannot_be_changed():
-    flagship = ROOT / 'configs/yolo_resist_voc.py'
-    with pytest.raises(
-        ValueError, match=r'image_size is a variable .*, val_dataloader\.dataset\.pipeline\.1\.scale, '
-    ):
-        read_config(flagship, {'image_size': (224, 224)})
-    assert read_config(flagship, {'image_size': (448, 448), 'work_dir': 'x'}).work_dir == 'x'
+@pytest.mark.parametrize('key', ['image_size', 'image_size.0', 'test_pipeline.1.scale'])
+def test_a_variable_that_was_used_when_the_file_was_read_cannot_be_changed(key: str):
+    message = rf'{key.split(".")[0]} is a variable .* setting {key} would change nothing\. Set .*val_dataloader\.'
+    with pytest.raises(ValueError, match=message):
+        read_config(ROOT / 'configs/yolo_resist_voc.py', {'train_cfg.max_epochs': 3, key: 224})
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "key = (1, 2)\nused = dict(size='${ key }')\nmodel = dict(size='${used.size}', other=(1, 2))",
+        "key = ('a', 'b')\nmodel = dict(classes=('a', 'b'), number='${len(key)}')",
+        'key = 10\nmodel = dict(depth=10)',  # perhaps by chance
+        'key = []\nmodel = dict(out=[])',
+        "sync_bn = 'a/b'\nkey = 'c/d'\nmodel = dict(init='a/b')",
+    ],
+)
+def test_what_is_read_or_equal_by_chance_can_be_changed(text: str, tmp_path: Path):
+    (tmp_path / 'mine.py').write_text(text)
+    options = {'key': (3, 4)} | ({'sync_bn': 'mmcv'} if 'sync_bn' in text else {})
+    assert read_config(tmp_path / 'mine.py', options).key == (3, 4)
+
+
+def test_a_variable_can_be_changed_with_all_its_copies(tmp_path: Path):
+    (tmp_path / 'mine.py').write_text('size = (1, 2)\nmodel = dict(a=size, b=dict(c=size))')
+    with pytest.raises(ValueError, match=r'Set model\.b\.c instead'):
+        read_config(tmp_path / 'mine.py', {'size': (3, 4), 'model.a': (3, 4)})
+    cfg = read_config(tmp_path / 'mine.py', {'size': (3, 4), 'model.a': (3, 4), 'model.b.c': (3, 4)})
+    assert cfg.model.to_dict() == {'a': (3, 4), 'b': {'c': (3, 4)}}
+
+
+def test_keys_that_the_runner_reads_are_known():
+    found = set(signature(Runner.__init__).parameters) - {'self'}
+    found |= set(re.findall(r"""(?:self\.)?cfg\.get\(\s*['"](\w+)['"]""", getsource(Runner.from_cfg)))
+    assert len(found) > 25 and found <= READ
 
 
 def test_types_inherited_by_package_are_those_of_the_default_scope(tmp_path: Path):

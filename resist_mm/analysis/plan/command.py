@@ -212,7 +212,8 @@ def print_table(args: argparse.Namespace, run: CountedRun, costs: Costs, setting
         if least
         else f'no setting of it communicates less than {args.most_exchange:.0%} of a round, this one the least'
     )
-    print(f'\n<: chosen: {why}; no other protocol is faster by that rule. Accuracy is not predicted.')
+    print(f'\n<: chosen: {why}. Of each protocol the mildest such setting was compared, and this is the fastest.')
+    print('Accuracy is not predicted.')
     print(as_config(run, chosen))
 
 

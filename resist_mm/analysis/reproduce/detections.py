@@ -10,18 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ...checkpoint import newest_whole
 from ..paper.commands import as_options
 from .rows import Row
 from .running import ROOT
 
-__all__ = ['draw_detections', 'draw_pair', 'tile']
+__all__ = ['LEAST_SCORE', 'draw_detections', 'draw_pair', 'tile']
 
 NUM_DRAWN = 8
-COLUMNS, WIDTH, HEIGHT, GAP = 2, 320, 240, 6  # of a picture, two of which are a pair
-FONT_SIZE = 17  # readable when a sheet is shown 800 pixels wide
+COLUMNS, WIDTH, HEIGHT = 2, 320, 240  # of a picture, two of which are a pair
+GAP, GAP_BETWEEN_PAIRS = 6, 18
+FONT_SIZE = 16  # readable when a sheet is shown 800 pixels wide
 LEAST_SCORE = 0.3
 
 
@@ -59,26 +60,20 @@ def draw_detections(row: Row, work_dir: Path, out: Path) -> Path | None:
 
 
 def draw_pair(prediction: Mapping[str, Any], classes: Sequence[str], palette: Sequence[tuple]) -> Image.Image:
-    """Draw the annotations of a picture, and beside them what was found with a score of at least 0.3.
+    """Draw the annotations of a picture, and beside them what was found with a score of at least ``LEAST_SCORE``.
 
     Args:
-        prediction (Mapping): Of mmdet, as ``tools/test.py --out`` writes it.
+        prediction (Mapping): Of mmdet, as ``tools/test.py --out`` writes it. Difficult objects are not drawn.
         classes (Sequence[str]): Names of the classes.
         palette (Sequence[tuple]): Their colours.
 
     Returns:
         Image: Both pictures side by side, enlarged or reduced to fit before anything is drawn on them.
     """
-    import torch
-    from matplotlib import font_manager
-    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-    from torchvision.utils import draw_bounding_boxes
-
     with Image.open(prediction['img_path']) as file:
         scale = min(WIDTH / file.width, HEIGHT / file.height)
-        picture = pil_to_tensor(
-            file.convert('RGB').resize((round(scale * file.width), round(scale * file.height)))
-        )
+        size = round(scale * file.width), round(scale * file.height)
+        picture = file.convert('RGB').resize(size)
     canvas = Image.new('RGB', (2 * WIDTH + GAP, HEIGHT), 'white')
     there, found = prediction['gt_instances'], prediction['pred_instances']
     scores = found['scores']
@@ -90,26 +85,27 @@ def draw_pair(prediction: Mapping[str, Any], classes: Sequence[str], palette: Se
         (0, there['bboxes'], there['labels'], [classes[label] for label in there['labels']]),
         (WIDTH + GAP, found['bboxes'][kept], found['labels'][kept], texts),
     ):
-        drawn = picture
-        if len(boxes):
-            drawn = draw_bounding_boxes(
-                picture,
-                scale * torch.as_tensor(boxes),
-                names,
-                [tuple(palette[label]) for label in labels],
-                width=3,
-                font=font_manager.findfont('DejaVu Sans'),
-                font_size=FONT_SIZE,
-                label_colors=['black' if _is_light(palette[label]) else 'white' for label in labels],
-                fill_labels=True,
-            )
-        canvas.paste(to_pil_image(drawn), (left, 0))
+        drawn = picture.copy()
+        _draw_boxes(drawn, (scale * boxes).round().int().tolist(), names, [palette[label] for label in labels])
+        canvas.paste(drawn, (left, 0))
     return canvas
 
 
-def _is_light(colour: Sequence[int]) -> bool:
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue > 140
+def _draw_boxes(
+    picture: Image.Image, boxes: Sequence[Sequence[int]], texts: Sequence[str], colours: Sequence
+) -> None:
+    """Each text is above its box if there is room, else below its upper edge."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    for box, colour in zip(boxes, colours, strict=True):
+        draw.rectangle(tuple(box), outline=tuple(colour), width=3)
+    for (left, top, *_), text, colour in zip(boxes, texts, colours, strict=True):
+        width, height = draw.textlength(text, font), FONT_SIZE + 2
+        left = max(0, min(left, picture.width - round(width) - 2))
+        top = top - height if top >= height else max(top, 0)
+        draw.rectangle((left, top, left + width + 2, top + height), fill=tuple(colour))
+        red, green, blue = colour
+        is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+        draw.text((left + 2, top), text, 'black' if is_light else 'white', font)
 
 
 def tile(pictures: Sequence[Image.Image], sheet: Path) -> None:
@@ -119,8 +115,9 @@ def tile(pictures: Sequence[Image.Image], sheet: Path) -> None:
         pictures (Sequence[Image]): At least one.
         sheet (Path): The picture file to write.
     """
-    width, height = pictures[0].width + 3 * GAP, pictures[0].height + GAP
-    canvas = Image.new('RGB', (COLUMNS * width - 3 * GAP, -(-len(pictures) // COLUMNS) * height - GAP), 'white')
+    width, height = pictures[0].width + GAP_BETWEEN_PAIRS, pictures[0].height + GAP
+    size = COLUMNS * width - GAP_BETWEEN_PAIRS, -(-len(pictures) // COLUMNS) * height - GAP
+    canvas = Image.new('RGB', size, 'white')
     for number, picture in enumerate(pictures):
         canvas.paste(picture, (number % COLUMNS * width, number // COLUMNS * height))
     canvas.save(sheet, quality=85)

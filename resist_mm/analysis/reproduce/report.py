@@ -8,12 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .detections import LEAST_SCORE
 from .rows import ROWS, SETS
 
 __all__ = ['LINK_GBIT', 'read_records', 'seconds_of', 'table_of', 'write_report']
 
 LINK_GBIT = 1.0
 HEADER = '<!-- Written by tools/analysis_tools/reproduce.py; the records beside it hold everything. -->'
+SHEETS_NOTE = (
+    f'left: annotations, without difficult objects; right: detections with a score from {LEAST_SCORE:.0%}'
+)
+SEEDS_NOTE = '; other seeds with their --work-dir and randomness.seed, as in the records'
 NOTE = (
     'All rows train on the same number of images. GB (decimal): sent by all workers together; for data-parallel '
     'training computed, for a ring all-reduce in every iteration. With several seeds: mean ± standard deviation.'
@@ -121,7 +126,7 @@ def _sheets(records: Sequence[Mapping[str, Any]], out: Path) -> list[str]:
     lines = []
     for record in records:
         if (out / f'{record["name"]}.jpg').is_file():
-            lines += [f'{record["label"]}, left: annotations; right: detections with a score of at least 30%:', '']
+            lines += [f'{record["label"]}, {SHEETS_NOTE}:', '']
             lines += [f'![detections]({record["name"]}.jpg)', '']
     return lines
 
@@ -138,7 +143,7 @@ def _how(results: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
         '',
         '```bash',
         f'python tools/analysis_tools/reproduce.py {results}  # all rows',
-        '# by hand; other seeds with their --work-dir and randomness.seed, as in the records:',
+        f'# by hand{SEEDS_NOTE if len(records) > len(commands) else ""}:',
         *commands.values(),
         '```',
     ]

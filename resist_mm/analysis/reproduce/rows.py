@@ -131,7 +131,7 @@ OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ('overlap 5 and outer step', {OVERLAP: 5, **OUTER}),
     ('overlap 5, 2 bits and outer step', {OVERLAP: 5, **TWO_BITS, **OUTER}),
 )
-CHOICES = {  # trainings of paper_table.py: how BatchNorm is treated, and the ladder of Fig. 6
+TRAININGS_OF_VARIANTS = {  # trainings of paper_table.py: how BatchNorm is treated, and the ladder of Fig. 6
     'statistics averaged': 'preact-resnet-small_resist-bn-average',
     'statistics of the batch': 'preact-resnet-small_resist-bn-batch',
     'not scaled': 'preact-resnet-small_resist-no-scale',
@@ -161,7 +161,8 @@ def _cifar10(protocol: str, workers: int, seed: int) -> Row:
 
 def _voc(protocol: str, loss: str = '') -> Row:
     config = f'voc_small/yolo-small_{protocol}_voc2007.py'  # with the squared loss
-    return Row('voc', protocol, config, 4, 0, {'model.bbox_head.loss': loss} if loss else {}, variant=loss)
+    options = {'model.bbox_head.loss': loss} if loss else {}
+    return Row('voc', protocol, config, workers=4, seed=0, options=options, variant=loss)
 
 
 def _shapes(loss: str) -> Row:
@@ -174,8 +175,10 @@ def _options(protocol: str, variant: str, options: Mapping[str, Any], seed: int)
     return Row('options', protocol, config, 4, seed, {'model.backbone.init': 'torch', **options}, variant)
 
 
-def _choice(variant: str, seed: int) -> Row:
-    return _options('resist', variant, TRAININGS[f'{CHOICES[variant]}_4xb32-1200i_cifar10'].options, seed)
+def _trained_for_the_paper(variant: str, seed: int) -> Row:
+    return _options(
+        'resist', variant, TRAININGS[f'{TRAININGS_OF_VARIANTS[variant]}_4xb32-1200i_cifar10'].options, seed
+    )
 
 
 ROWS = (
@@ -195,7 +198,7 @@ ROWS = (
     _cifar10('local-sgd', 8, 0),
     *(_options('resist', variant, options, seed) for variant, options in OPTIONS for seed in range(3)),
     *(_options('local-sgd', '', {}, seed) for seed in range(3)),
-    *(_choice(variant, seed) for seed in range(3) for variant in CHOICES),
+    *(_trained_for_the_paper(variant, seed) for seed in range(3) for variant in TRAININGS_OF_VARIANTS),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -48,6 +49,13 @@ def test_the_site_builds_without_a_warning(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     for name in ('resist_mm.hooks.ResISTHook', 'resist_mm.rounds.Engine', 'resist_mm.exchange.codec.TopK'):
         assert any(f'id="{name}"' in page.read_text() for page in (tmp_path / 'api').glob('*.html')), name
+
+
+@pytest.mark.parametrize('page', sorted(ROOT.glob('*.md')), ids=lambda page: page.name)
+def test_links_of_the_pages_outside_the_site(page: Path):
+    """Those of the site are checked when it is built."""
+    for target in re.findall(r'\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)', page.read_text()):
+        assert not target or (ROOT / target).exists(), target
 
 
 def test_the_citation_names_this_version():

@@ -92,6 +92,13 @@ def ten_lines(layout: str, data_root: Path, network: str, **settings: object) ->
     return text
 
 
+@pytest.mark.parametrize(('network', 'images'), [('custom_yolov2', '1,600'), ('custom_yolov2-small', '1,000')])
+def test_the_first_phase_of_yolov2_is_as_long_as_the_page_says(network: str, images: str, tmp_path: Path):
+    (tmp_path / 'fruit.py').write_text(ten_lines('voc', tmp_path, network))
+    head = read_config(tmp_path / 'fruit.py').model.bbox_head
+    assert f'{head.prior_images:,}' == images and images in (DOCS / 'own_data.md').read_text()
+
+
 @pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_from_a_folder_to_pictures(layout: str, network: str, sets: dict[str, Path], tmp_path: Path):

@@ -77,8 +77,8 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     Raises:
         FileNotFoundError: If there is no such file, similar ones are named; or none that it inherits from.
-        ValueError: If the package is not installed, the config cannot be read, or an option or a reference names
-            what it does not have.
+        ValueError: If the package is not installed, the config cannot be read, an option or a reference names what
+            it does not have, or an option sets a variable that the config has already used.
     """
     cfg = _read(path)
     _leave_scope(cfg._cfg_dict)
